@@ -1,0 +1,113 @@
+//! Waiting for others: for the leader to be done, and for a load that is under way.
+
+use std::time::{Duration, Instant};
+
+use super::look::Sight;
+use super::{Backoff, Want, Work};
+use crate::pure::failure::{Category, Failure};
+use crate::pure::report::Action;
+use crate::pure::residency::Residency;
+use crate::pure::text::{duration, printable};
+use crate::sys::lock::{Leader, poll_interval};
+use crate::sys::memory::age;
+
+/// How often a waiter looks for itself: the leader may be stopped, or somebody else loads.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+impl Work<'_> {
+    /// Waits until there is no leader, or until the model is ready without one, and returns
+    /// what is to be seen then.
+    pub(super) async fn wait_for_leader(&self, want: &Want, deadline: Instant) -> Result<Sight, Failure> {
+        let Some(store) = &self.store else { return self.look().await };
+        let leader = store.lock.leader();
+        let _activity = self.call.progress.begin(&format!("waiting for {}", words(leader.as_ref())), None);
+        let mut next_look = Instant::now() + LOOK_INTERVAL;
+        loop {
+            match store.lock.is_free() {
+                Ok(true) => return self.look().await,
+                Ok(false) => {}
+                Err(error) => {
+                    self.warn(format!("the lock does not work ({error}); going on without it"));
+                    return self.look().await;
+                }
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(self.lock_timeout());
+            }
+            if now >= next_look {
+                let sight = self.look().await?;
+                // A look that shows nothing definite is no reason to stop waiting.
+                if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+                    return Ok(sight);
+                }
+                next_look = Instant::now() + LOOK_INTERVAL;
+            }
+            self.sleep(poll_interval().min(deadline.saturating_duration_since(now))).await?;
+        }
+    }
+
+    fn lock_timeout(&self) -> Failure {
+        let leader = self.store.as_ref().and_then(|store| store.lock.leader());
+        Failure::new(
+            Category::LockTimeout,
+            format!(
+                "still waiting for {} after lockWaitTimeoutMs ({})",
+                words(leader.as_ref()),
+                duration(self.config.lock_wait_timeout)
+            ),
+        )
+        .hinted("wait longer with --lock-wait-timeout-ms, or look at what that process is doing")
+    }
+
+    /// Waits for a load that somebody began; returns what is to be seen then, and whether
+    /// there was anything to wait for.
+    pub(super) async fn wait_for_load_under_way(&self, want: &Want, sight: Sight) -> Result<(Sight, bool), Failure> {
+        let is_loading = |sight: &Sight| match sight {
+            Sight::Seen(snapshot) => matches!(snapshot.residency(&want.key), Residency::Loading(_)),
+            _ => false,
+        };
+        if !is_loading(&sight) {
+            return Ok((sight, false));
+        }
+        let started = Instant::now();
+        let activity =
+            self.call.progress.begin(&format!("waiting for a load of `{}` under way", want.key), self.usual_load(want));
+        let mut backoff = Backoff::new();
+        let mut sight = sight;
+        while is_loading(&sight) {
+            if started.elapsed() >= self.config.load_timeout {
+                return Err(self.load_timeout(want, "is still loading, by somebody else's order,"));
+            }
+            self.sleep(backoff.next()).await?;
+            sight = self.look().await?;
+        }
+        if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+            activity.done(&format!("`{}` is ready", want.key));
+        }
+        Ok((sight, true))
+    }
+
+    pub(super) fn load_timeout(&self, want: &Want, what: &str) -> Failure {
+        Failure::new(
+            Category::LoadTimeout,
+            format!("`{}` {what} after loadTimeoutMs ({})", want.key, duration(self.config.load_timeout)),
+        )
+        .hinted("raise --load-timeout-ms if the model is just slow; LM Studio's log tells why it hangs")
+    }
+
+    pub(super) fn usual_load(&self, want: &Want) -> Option<Duration> {
+        self.store.as_ref()?.facts().usual_load(want.key.as_str())
+    }
+}
+
+/// Who leads, in words: only for messages, the file may be stale.
+fn words(leader: Option<&Leader>) -> String {
+    match leader {
+        None => "another lmswarm".to_owned(),
+        Some(leader) => {
+            let since = age(leader.since_ms).map_or(String::new(), |age| format!(", for {} now", duration(age)));
+            format!("pid {}, busy with `{}`{since}", leader.pid, printable(&leader.model))
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The parts of the `lmswarm` program. This is no library for others: it is public so that
+//! the binary, the tests and the benchmarks share it.
+//!
+//! # The map
+//!
+//! Calls point one way only, never back:
+//!
+//! ```text
+//! main  ->  commands  ->  gate  ->  sys  ->  pure
+//! ```
+//!
+//! - [`cli`]: what can be typed. Read by `main` and `commands` alone.
+//! - [`commands`]: one file each; a typed request becomes a call of the gate, and its
+//!   outcome becomes text or JSON.
+//! - [`gate`]: the one place where order matters: look, settle, lead or wait, repair, load,
+//!   verify.
+//! - [`sys`]: effects. Each file has one job and is the only one to name its crate (reqwest
+//!   in `http`, fs2 in `lock`, dirs in `paths`, indicatif in `progress`, sysinfo in
+//!   `machine`) or its OS facility.
+//! - [`pure`]: decisions. No I/O, no clock, no environment.
+//!
+//! # What always holds
+//!
+//! - Success is only ever reported from a look that showed the model addressable, never
+//!   because a load said so.
+//! - Whatever cannot be read is *unknown*, never *empty*: nothing is loaded on a guess.
+//! - A warm call takes one round of two requests. It takes no lock, starts no child, and
+//!   writes nothing.
+//! - What changes what is loaded asks to be shown the leadership (`Lead`).
+//! - Only an instance that `lms ps` calls idle is unloaded.
+
+pub mod cli;
+pub mod commands;
+pub mod gate;
+pub mod pure;
+pub mod sys;

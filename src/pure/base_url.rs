@@ -1,0 +1,238 @@
+//! The base URL: one spelling for the many ways to write the address of a server, and
+//! what its host allows us to do. Nothing is resolved or asked here.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+/// The address of one LM Studio server, normalised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    root: Url,
+}
+
+/// Why a text is not a base URL; reads as the end of a sentence about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidBaseUrl(String);
+
+impl fmt::Display for InvalidBaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl BaseUrl {
+    /// Reads a base URL with or without `/v1`, with or without a slash behind it; a path
+    /// before it (a reverse proxy's prefix) is kept.
+    ///
+    /// # Errors
+    /// When it is no http(s) URL with a host, or carries a query, a fragment or credentials.
+    pub fn parse(text: &str) -> Result<Self, InvalidBaseUrl> {
+        let text = text.trim();
+        let invalid = |why: &str| Err(InvalidBaseUrl(why.to_owned()));
+        if text.is_empty() {
+            return invalid("is empty; write it as `http://127.0.0.1:1234/v1`");
+        }
+        let mut url = match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => url,
+            // `localhost:1234` parses as the scheme `localhost`, `127.0.0.1:1234` not at all.
+            _ if !text.contains("://") => {
+                return Err(InvalidBaseUrl(format!("has no `http://` in front; did you mean `http://{text}`?")));
+            }
+            Ok(url) => {
+                return Err(InvalidBaseUrl(format!("has the scheme `{}`; only `http` and `https` work", url.scheme())));
+            }
+            Err(error) => return Err(InvalidBaseUrl(format!("is not a URL: {error}"))),
+        };
+        // The parser forgives `http:/host` and `http:host`; a typo should not pass silently.
+        let prefix = format!("{}://", url.scheme());
+        if !text.get(..prefix.len()).is_some_and(|it| it.eq_ignore_ascii_case(&prefix)) {
+            return invalid("needs two slashes behind the scheme: `http://HOST:PORT/v1`");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return invalid("must not carry a user name or password; a token goes into a variable, see `apiTokenEnv`");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return invalid("must not carry `?` or `#`");
+        }
+        if url.port() == Some(0) {
+            return invalid("has port 0; LM Studio listens on 1234 unless told otherwise");
+        }
+        let path = url.path().trim_end_matches('/');
+        let root = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/').to_owned();
+        url.set_path(&format!("{root}/"));
+        Ok(Self { root: url })
+    }
+
+    /// LM Studio on this machine, at `port`.
+    pub fn loopback(port: u16) -> Self {
+        let text = format!("http://127.0.0.1:{port}");
+        Self::parse(&text).unwrap_or_else(|_| unreachable!("a port makes a valid URL: {text}"))
+    }
+
+    /// The URL of `path`, which is below the root and has no slash in front.
+    pub fn endpoint(&self, path: &str) -> Url {
+        let mut url = self.root.clone();
+        url.set_path(&format!("{}{path}", self.root.path()));
+        url
+    }
+
+    /// Whether TLS is needed.
+    pub fn is_https(&self) -> bool {
+        self.root.scheme() == "https"
+    }
+
+    /// The port, also where the scheme implies it.
+    pub fn port(&self) -> u16 {
+        self.root.port_or_known_default().unwrap_or(80)
+    }
+
+    /// The host without brackets.
+    pub fn host(&self) -> String {
+        match self.root.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+            Some(Host::Ipv6(address)) => address.to_string(),
+            None => String::new(),
+        }
+    }
+
+    /// Whether the host is this machine: only then may a server be started for it.
+    pub fn is_loopback(&self) -> bool {
+        match self.root.host() {
+            Some(Host::Domain(name)) => is_localhost(name),
+            Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+            Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+            None => false,
+        }
+    }
+
+    /// Whether the host is an address of a private network, which no stranger can own.
+    pub fn is_private(&self) -> bool {
+        let address = match self.root.host() {
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            _ => return false,
+        };
+        match address {
+            IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+            IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+        }
+    }
+
+    /// Whether `lms --host H --port P` can reach it: plain http, no path, no IPv6 address
+    /// (`lms` refuses a colon in the host).
+    pub fn suits_lms(&self) -> bool {
+        !self.is_https() && self.root.path() == "/" && !matches!(self.root.host(), Some(Host::Ipv6(_)))
+    }
+
+    /// A name for files that belong to this server: two spellings of one server share it.
+    pub fn slug(&self) -> String {
+        let host = if self.is_loopback() { "localhost".to_owned() } else { self.host() };
+        format!("{}-{host}-{}{}", self.root.scheme(), self.port(), self.root.path())
+            .trim_end_matches('/')
+            .chars()
+            .map(|char| if char.is_ascii_alphanumeric() || matches!(char, '.' | '-') { char } else { '_' })
+            .take(150)
+            .collect()
+    }
+}
+
+/// RFC 6761: `localhost` and every name below it is this machine.
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}v1", self.root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_spelling_of_a_server_is_one_server() {
+        for (text, shown) in [
+            ("http://127.0.0.1:1234", "http://127.0.0.1:1234/v1"),
+            ("http://127.0.0.1:1234/", "http://127.0.0.1:1234/v1"),
+            ("http://127.0.0.1:1234/v1", "http://127.0.0.1:1234/v1"),
+            (" http://127.0.0.1:1234/v1// ", "http://127.0.0.1:1234/v1"),
+            ("HTTP://LocalHost:1234/v1", "http://localhost:1234/v1"),
+            ("https://llm.example/lm/v1", "https://llm.example/lm/v1"),
+            ("https://llm.example/lm", "https://llm.example/lm/v1"),
+            ("http://[::1]:1234/v1", "http://[::1]:1234/v1"),
+        ] {
+            let base = BaseUrl::parse(text).unwrap();
+            assert_eq!(base.to_string(), shown, "{text}");
+        }
+        let base = BaseUrl::parse("https://llm.example/lm/v1").unwrap();
+        assert_eq!(base.endpoint("api/v1/models").as_str(), "https://llm.example/lm/api/v1/models");
+    }
+
+    #[test]
+    fn a_typo_is_named() {
+        for (text, wanted) in [
+            ("", "is empty"),
+            ("127.0.0.1:1234", "did you mean `http://127.0.0.1:1234`?"),
+            ("localhost:1234/v1", "did you mean `http://localhost:1234/v1`?"),
+            ("htp://127.0.0.1:1234", "the scheme `htp`"),
+            ("http:/127.0.0.1:1234", "two slashes"),
+            ("http://", "is not a URL"),
+            ("http://127.0.0.1:12345678", "is not a URL"),
+            ("http://127.0.0.1:0/v1", "port 0"),
+            ("http://me:secret@127.0.0.1:1234", "user name or password"),
+            ("http://127.0.0.1:1234/v1?x=1", "must not carry `?`"),
+        ] {
+            let error = BaseUrl::parse(text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_told_apart() {
+        for (text, loopback, private, lms) in [
+            ("http://127.0.0.1:1234", true, false, true),
+            ("http://127.9.9.9:1234", true, false, true),
+            ("http://0.0.0.0:1234", true, false, true),
+            ("http://localhost:1234", true, false, true),
+            ("http://[::1]:1234", true, false, false),
+            ("http://127.0.0.1:1234/lm/v1", true, false, false),
+            ("https://127.0.0.1:1234", true, false, false),
+            ("http://192.168.1.7:1234", false, true, true),
+            ("http://10.0.0.7:1234", false, true, true),
+            ("http://8.8.8.8:1234", false, false, true),
+            ("http://localhost.example:1234", false, false, true),
+            ("http://127.0.0.1.example:1234", false, false, true),
+        ] {
+            let base = BaseUrl::parse(text).unwrap();
+            assert_eq!((base.is_loopback(), base.is_private(), base.suits_lms()), (loopback, private, lms), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_names_of_this_machine_share_one_slug() {
+        let slug = |text: &str| BaseUrl::parse(text).unwrap().slug();
+        assert_eq!(slug("http://localhost:1234/v1"), "http-localhost-1234");
+        assert_eq!(slug("http://127.0.0.1:1234"), "http-localhost-1234");
+        assert_eq!(slug("https://llm.example/a/b/v1"), "https-llm.example-443_a_b");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_reads_back_as_the_same(text in "https?://[a-z0-9.]{1,20}(:[1-9][0-9]{0,3})?(/[a-z0-9]{1,5}){0,3}/?") {
+            if let Ok(base) = BaseUrl::parse(&text) {
+                prop_assert_eq!(BaseUrl::parse(&base.to_string()), Ok(base));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = BaseUrl::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! The configuration: a file's text becomes a layer, the layers become the typed [`Config`].
+//! Which files and variables there are is not decided here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jsonc_parser::ast::{Object, Value as Json};
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+
+use super::base_url::BaseUrl;
+use super::failure::FailMode;
+use super::load::{Gpu, LoadOptions};
+use super::model::ModelKey;
+use super::options::{self, Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
+use super::text::{excerpt, similar};
+
+/// How models are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the values of the option")]
+pub enum Loader {
+    Auto,
+    Lms,
+    Rest,
+}
+
+/// Where models are loaded when LM Link offers a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the values of the option")]
+pub enum Device {
+    LocalFirst,
+    Preferred,
+}
+
+/// What is done about drift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the values of the option")]
+pub enum OnMismatch {
+    Reload,
+    Fail,
+    Ignore,
+}
+
+/// How room is made for a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvictionPolicy {
+    /// Memory that all models may take, in bytes; 0: not set.
+    pub budget: u64,
+    /// Added to the size on disk where there is no estimate, in bytes.
+    pub headroom: u64,
+    /// Model keys and identifiers never unloaded.
+    pub protect: Vec<String>,
+    /// Most victims for one load.
+    pub max_victims: usize,
+}
+
+/// Everything the gate is told, checked and typed.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are the options, described in `options::OPTIONS`")]
+pub struct Config {
+    pub base_url: Option<(BaseUrl, Origin)>,
+    pub api_token_env: String,
+    pub providers: Vec<String>,
+    pub fail_mode: FailMode,
+    pub on_mismatch: OnMismatch,
+    pub reconcile_duplicates: bool,
+    pub auto_download: bool,
+    pub loader: Loader,
+    pub device: Device,
+    pub lms_path: Option<PathBuf>,
+    pub launch_app_fallback: bool,
+    /// `None`: `evictOnPressure` is off.
+    pub eviction: Option<EvictionPolicy>,
+    pub probe_timeout: Duration,
+    pub load_timeout: Duration,
+    pub server_start_timeout: Duration,
+    pub lock_wait_timeout: Duration,
+    pub retry_cooldown: Duration,
+    /// `None`: `auto`.
+    pub verify_cache: Option<Duration>,
+    pub state_dir: Option<PathBuf>,
+    pub log_file: Option<PathBuf>,
+    load: LoadLayers,
+}
+
+/// The load options with their rank: a call's own flags beat `perModel`, which beats the file.
+#[derive(Debug, Clone, Default)]
+struct LoadLayers {
+    of_file: LoadOptions,
+    per_model: BTreeMap<String, LoadOptions>,
+    of_call: LoadOptions,
+    /// What the call set at all, so that `--ttl-seconds 0` can undo a file's value.
+    set_by_call: Vec<&'static str>,
+}
+
+const MIB: u64 = 1024 * 1024;
+
+impl Config {
+    /// Builds the configuration from the merged layers; what they lack gets its default.
+    pub fn from_layer(layer: &Layer) -> Self {
+        let whole = |key, default| match layer.get(key) {
+            Some((Value::Whole(number), _)) => *number,
+            _ => default,
+        };
+        let time = |key, default| Duration::from_millis(whole(key, default));
+        let switch = |key, default| match layer.get(key) {
+            Some((Value::Switch(on), _)) => *on,
+            _ => default,
+        };
+        let word = |key| match layer.get(key) {
+            Some((Value::Text(text), _)) => Some(text.as_str()),
+            _ => None,
+        };
+        let list = |key| match layer.get(key) {
+            Some((Value::List(items), _)) => Some(items.clone()),
+            _ => None,
+        };
+        let path = |key| match layer.get(key) {
+            Some((Value::Path(path), _)) => Some(path.clone()),
+            _ => None,
+        };
+        Self {
+            base_url: match layer.get("baseURL") {
+                Some((Value::Url(url), origin)) => Some((url.clone(), origin.clone())),
+                _ => None,
+            },
+            api_token_env: word("apiTokenEnv").unwrap_or("LM_API_TOKEN").to_owned(),
+            providers: list("providers").unwrap_or_else(|| vec!["lmstudio".to_owned()]),
+            fail_mode: match word("failMode") {
+                Some("closed") => FailMode::Closed,
+                Some("open") => FailMode::Open,
+                _ => FailMode::Hybrid,
+            },
+            on_mismatch: match word("onMismatch") {
+                Some("fail") => OnMismatch::Fail,
+                Some("ignore") => OnMismatch::Ignore,
+                _ => OnMismatch::Reload,
+            },
+            reconcile_duplicates: switch("reconcileDuplicates", true),
+            auto_download: switch("autoDownload", false),
+            loader: match word("loader") {
+                Some("lms") => Loader::Lms,
+                Some("rest") => Loader::Rest,
+                _ => Loader::Auto,
+            },
+            device: match word("device") {
+                Some("preferred") => Device::Preferred,
+                _ => Device::LocalFirst,
+            },
+            lms_path: path("lmsPath"),
+            launch_app_fallback: switch("launchAppFallback", true),
+            eviction: switch("evictOnPressure", false).then(|| EvictionPolicy {
+                budget: whole("ramBudgetMB", 0) * MIB,
+                headroom: whole("evictHeadroomMB", 4096) * MIB,
+                protect: list("evictProtect").unwrap_or_default(),
+                max_victims: match whole("evictMaxVictims", 8) {
+                    0 => usize::MAX,
+                    count => usize::try_from(count).unwrap_or(usize::MAX),
+                },
+            }),
+            probe_timeout: time("probeTimeoutMs", 2500),
+            load_timeout: time("loadTimeoutMs", 900_000),
+            server_start_timeout: time("serverStartTimeoutMs", 90_000),
+            lock_wait_timeout: time("lockWaitTimeoutMs", 1_200_000),
+            retry_cooldown: time("retryCooldownMs", 60_000),
+            verify_cache: match layer.get("verifyCacheMs") {
+                Some((Value::Whole(ms), _)) => Some(Duration::from_millis(*ms)),
+                _ => None,
+            },
+            state_dir: path("stateDir"),
+            log_file: path("logFile"),
+            load: LoadLayers::from_layer(layer),
+        }
+    }
+
+    /// What `key` is loaded with.
+    pub fn load_options(&self, key: &ModelKey) -> LoadOptions {
+        let LoadLayers { of_file, per_model, of_call, set_by_call } = &self.load;
+        let own = per_model.get(key.as_str()).cloned().unwrap_or_default();
+        let chosen = |name: &str| set_by_call.contains(&name);
+        LoadOptions {
+            ttl_seconds: if chosen("ttlSeconds") {
+                of_call.ttl_seconds
+            } else {
+                own.ttl_seconds.or(of_file.ttl_seconds)
+            }
+            .filter(|it| *it > 0),
+            parallel: if chosen("parallel") { of_call.parallel } else { own.parallel.or(of_file.parallel) }
+                .filter(|it| *it > 0),
+            context_length: if chosen("contextLength") {
+                of_call.context_length
+            } else {
+                own.context_length.or(of_file.context_length)
+            }
+            .filter(|it| *it > 0),
+            gpu: if chosen("gpu") { of_call.gpu.clone() } else { own.gpu.or_else(|| of_file.gpu.clone()) },
+        }
+    }
+}
+
+impl LoadLayers {
+    fn from_layer(layer: &Layer) -> Self {
+        let mut layers = Self::default();
+        for key in PER_MODEL_KEYS {
+            match layer.get(key) {
+                Some((value, Origin::File(..))) => put_load_option(&mut layers.of_file, key, value),
+                Some((value, _)) => {
+                    put_load_option(&mut layers.of_call, key, value);
+                    layers.set_by_call.push(key);
+                }
+                None => {}
+            }
+        }
+        if let Some((Value::PerModel(models), _)) = layer.get("perModel") {
+            for (model, values) in models {
+                let options = layers.per_model.entry(model.clone()).or_default();
+                for (key, value) in values {
+                    put_load_option(options, key, value);
+                }
+            }
+        }
+        layers
+    }
+}
+
+fn put_load_option(options: &mut LoadOptions, key: &str, value: &Value) {
+    match (key, value) {
+        ("ttlSeconds", Value::Whole(number)) => options.ttl_seconds = Some(*number),
+        ("parallel", Value::Whole(number)) => options.parallel = Some(*number),
+        ("contextLength", Value::Whole(number)) => options.context_length = Some(*number),
+        ("gpu", Value::Gpu(gpu)) => options.gpu = Some(gpu.clone()),
+        _ => {}
+    }
+}
+
+/// Whose file it is: ours, or the one of the plugin that came before this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `config.json`.
+    Own,
+    /// `lm-studio-warm.json`: has `failClosed`, and options that mean nothing here.
+    Ancestor,
+}
+
+/// What the ancestor's file may hold that means nothing here.
+const ANCESTOR_ONLY: [&str; 3] = ["enabled", "eager", "lockDir"];
+
+/// A config file's layer, and what to tell the user about it.
+#[derive(Debug, Default)]
+pub struct ConfigFile {
+    /// Its values.
+    pub layer: Layer,
+    /// Notes about keys that are unknown or without meaning.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the text of a config file; `path` is for messages.
+///
+/// # Errors
+/// A sentence with file, line, column, the offending value and what is allowed.
+pub fn parse_file(text: &str, path: &str, dialect: Dialect, home: Option<&Path>) -> Result<ConfigFile, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let reader = FileReader { text, path, home };
+    let strict = ParseOptions {
+        allow_comments: true,
+        allow_trailing_commas: true,
+        allow_loose_object_property_names: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    };
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &strict)
+        .map_err(|error| format!("{path}:{}:{}: {}", error.line_display(), error.column_display(), error.kind()))?;
+    match parsed.value {
+        Some(Json::Object(object)) => reader.read(&object, dialect),
+        Some(other) => Err(format!("{}: the file must hold an object `{{ … }}`", reader.place(other.start()))),
+        // A write that was cut off looks like this, so it is not taken for "no options".
+        None => Err(format!("{path}:1:1: the file is empty; write `{{}}` for no options")),
+    }
+}
+
+struct FileReader<'a> {
+    text: &'a str,
+    path: &'a str,
+    home: Option<&'a Path>,
+}
+
+impl FileReader<'_> {
+    fn read(&self, object: &Object<'_>, dialect: Dialect) -> Result<ConfigFile, String> {
+        let mut file = ConfigFile::default();
+        let mut seen: Vec<&str> = Vec::new();
+        for property in &object.properties {
+            let key = property.name.as_str();
+            let place = self.place(property.start());
+            if seen.contains(&key) {
+                return Err(format!("{place}: `{}` stands here twice", excerpt(key, 40)));
+            }
+            seen.push(key);
+            let line = self.line(property.start());
+            if let Some(spec) = options::spec(key) {
+                let value = self.value(key, spec.kind, &property.value, &mut file.warnings)?;
+                file.layer.put(spec.key, value, Origin::File(self.path.to_owned(), line));
+            } else if dialect == Dialect::Ancestor && ANCESTOR_ONLY.contains(&key) {
+                file.warnings.push(format!("{place}: `{key}` means nothing to lmswarm and is ignored"));
+            } else if dialect == Dialect::Ancestor && key == "failClosed" {
+                self.read_fail_closed(object, &property.value, line, &mut file)?;
+            } else {
+                let near = similar(key, options::OPTIONS.iter().map(|spec| spec.key));
+                let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                file.warnings.push(format!("{place}: unknown key `{}` is ignored{meant}", excerpt(key, 60)));
+            }
+        }
+        Ok(file)
+    }
+
+    /// The ancestor's older word for `failMode`, which wins where both are given.
+    fn read_fail_closed(
+        &self,
+        object: &Object<'_>,
+        value: &Json<'_>,
+        line: usize,
+        file: &mut ConfigFile,
+    ) -> Result<(), String> {
+        let Json::BooleanLit(closed) = value else {
+            return Err(self.wrong("failClosed", value, "must be true or false"));
+        };
+        if object.get("failMode").is_none() {
+            let mode = if closed.value { "closed" } else { "open" };
+            file.layer.put("failMode", Value::Text(mode.to_owned()), Origin::File(self.path.to_owned(), line));
+        }
+        Ok(())
+    }
+
+    fn value(&self, key: &str, kind: Kind, json: &Json<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
+        let wrong = || self.wrong(key, json, &format!("must be {}", kind.allowed()));
+        match (kind, json) {
+            (Kind::Switch, Json::BooleanLit(literal)) => Ok(Value::Switch(literal.value)),
+            (Kind::Whole(..) | Kind::AutoOrWhole(..), Json::NumberLit(number)) => {
+                kind.read(number.value, self.home).map_err(|why| self.wrong(key, json, &why))
+            }
+            (Kind::Gpu, Json::NumberLit(number)) => Gpu::parse(number.value).map(Value::Gpu).ok_or_else(wrong),
+            // The same four in the table of `lms`: a share may be written as a text, too.
+            (Kind::Gpu, Json::StringLit(text)) => Gpu::parse(&text.value).map(Value::Gpu).ok_or_else(wrong),
+            (Kind::AutoOrWhole(..), Json::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
+            (Kind::Text | Kind::VariableName | Kind::Url | Kind::Choice(_), Json::StringLit(text)) => {
+                kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
+            }
+            (Kind::Path, Json::StringLit(text)) => {
+                let value = kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))?;
+                // Relative to what? A file is read from many working directories.
+                if matches!(&value, Value::Path(path) if path.is_relative()) { Err(wrong()) } else { Ok(value) }
+            }
+            (Kind::List, Json::Array(array)) => {
+                let items: Option<Vec<String>> = array
+                    .elements
+                    .iter()
+                    .map(|item| match item {
+                        Json::StringLit(text) if !text.value.trim().is_empty() => Some(text.value.to_string()),
+                        _ => None,
+                    })
+                    .collect();
+                items.map(Value::List).ok_or_else(wrong)
+            }
+            (Kind::PerModel, Json::Object(models)) => self.per_model(models, warnings),
+            _ => Err(wrong()),
+        }
+    }
+
+    fn per_model(&self, models: &Object<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
+        let mut per_model = BTreeMap::new();
+        for model in &models.properties {
+            let name = model.name.as_str();
+            let place = self.place(model.start());
+            check_per_model_key(name).map_err(|error| format!("{place}: {error}"))?;
+            let Json::Object(object) = &model.value else {
+                return Err(self.wrong(
+                    &format!("perModel.{name}"),
+                    &model.value,
+                    "must be an object with load options",
+                ));
+            };
+            let mut values = BTreeMap::new();
+            for property in &object.properties {
+                let key = property.name.as_str();
+                let Some(known) = PER_MODEL_KEYS.iter().find(|it| **it == key) else {
+                    let place = self.place(property.start());
+                    let near = similar(key, PER_MODEL_KEYS);
+                    let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                    warnings.push(format!("{place}: unknown key `{}` is ignored{meant}", excerpt(key, 60)));
+                    continue;
+                };
+                if let Some(spec) = options::spec(known) {
+                    values.insert(
+                        *known,
+                        self.value(&format!("perModel.{name}.{key}"), spec.kind, &property.value, warnings)?,
+                    );
+                }
+            }
+            per_model.insert(name.to_owned(), values);
+        }
+        Ok(Value::PerModel(per_model))
+    }
+
+    fn wrong(&self, key: &str, json: &Json<'_>, why: &str) -> String {
+        let range = json.range();
+        let shown = excerpt(self.text.get(range.start..range.end).unwrap_or_default(), 60);
+        complaint(&format!("{}: {key}", self.place(range.start)), &shown, why)
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.text.get(..offset).unwrap_or_default().matches('\n').count() + 1
+    }
+
+    fn place(&self, offset: usize) -> String {
+        let before = self.text.get(..offset).unwrap_or_default();
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("{}:{}:{column}", self.path, self.line(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<ConfigFile, String> {
+        parse_file(text, "config.json", Dialect::Own, Some(Path::new("/home/me")))
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place_its_value_and_what_is_allowed() {
+        for (text, wanted) in [
+            ("", "config.json:1:1: the file is empty; write `{}`"),
+            ("  // nothing\n", "the file is empty"),
+            ("[1]", "config.json:1:1: the file must hold an object"),
+            (
+                "{\n  \"ttlSeconds\": \"abc\"\n}",
+                "config.json:2:17: ttlSeconds: `\"abc\"` must be a whole number from 0 to 4294967295",
+            ),
+            ("{ \"ttlSeconds\": -1 }", "`-1` must be a whole number"),
+            ("{ \"ttlSeconds\": 1e3 }", "`1e3` must be a whole number"),
+            ("{ \"ttlSeconds\": null }", "`null` must be a whole number"),
+            ("{ \"failMode\": \"Open\" }", "`\"Open\"` must be one of \"closed\", \"hybrid\", \"open\""),
+            ("{ \"evictProtect\": [\"a\", 1] }", "must be a list of texts"),
+            ("{ \"stateDir\": \"here\" }", "`\"here\"` must be a path that is absolute"),
+            ("{ \"baseURL\": \"127.0.0.1:1234\" }", "did you mean `http://127.0.0.1:1234`?"),
+            (
+                "{ \"perModel\": { \"a\": { \"parallel\": \"x\" } } }",
+                "perModel.a.parallel: `\"x\"` must be a whole number",
+            ),
+            ("{ \"perModel\": { \"-a\": {} } }", "cannot start with `-`"),
+            ("{ \"perModel\": [] }", "must be an object"),
+            ("{ \"parallel\": 1, \"parallel\": 2 }", "`parallel` stands here twice"),
+            ("{ \"parallel\": 1", "config.json:1:1"),
+            ("{ 'parallel': 1 }", "config.json:1:3"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(wanted), "{text}\n got: {error}\nwant: {wanted}");
+        }
+    }
+
+    #[test]
+    fn comments_trailing_commas_and_a_byte_order_mark_are_allowed() {
+        let file = read("\u{feff}{ // mine\n \"parallel\": 2, /* x */ \"stateDir\": \"~/s\", }").unwrap();
+        let config = Config::from_layer(&file.layer);
+        assert_eq!(config.state_dir, Some(PathBuf::from("/home/me/s")));
+        assert_eq!(config.load_options(&ModelKey::parse("a").unwrap()).parallel, Some(2));
+        assert!(file.warnings.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning_with_the_nearest_one() {
+        let file =
+            read("{ \"ttlSecond\": 5, \"enabled\": true, \"perModel\": {\"a\": {\"contextLenght\": 1}} }").unwrap();
+        assert_eq!(file.warnings[0], "config.json:1:3: unknown key `ttlSecond` is ignored; did you mean `ttlSeconds`?");
+        assert!(file.warnings[1].contains("unknown key `enabled` is ignored"));
+        assert!(file.warnings[2].contains("did you mean `contextLength`?"));
+    }
+
+    #[test]
+    fn the_ancestors_file_is_understood() {
+        let read = |text| parse_file(text, "lm-studio-warm.json", Dialect::Ancestor, None).unwrap();
+        let mode = |file: &ConfigFile| Config::from_layer(&file.layer).fail_mode;
+        assert_eq!(mode(&read("{\"failClosed\": true}")), FailMode::Closed);
+        assert_eq!(mode(&read("{\"failClosed\": false}")), FailMode::Open);
+        assert_eq!(mode(&read("{\"failMode\": \"hybrid\", \"failClosed\": true}")), FailMode::Hybrid);
+        let file = read("{\"enabled\": true, \"eager\": false, \"lockDir\": \"/x\", \"ttlSeconds\": 9}");
+        assert_eq!(file.warnings.len(), 3);
+        assert!(file.warnings[0].contains("means nothing to lmswarm"));
+    }
+
+    #[test]
+    fn a_calls_own_options_beat_per_model_which_beats_the_file() {
+        let file =
+            read("{\"ttlSeconds\": 1, \"parallel\": 1, \"perModel\": {\"a\": {\"ttlSeconds\": 2, \"parallel\": 2}}}")
+                .unwrap();
+        let mut flags = Layer::default();
+        flags.put("ttlSeconds", Value::Whole(0), Origin::Flag("ttl-seconds"));
+        let config = Config::from_layer(&file.layer.under(flags));
+        let a = config.load_options(&ModelKey::parse("a").unwrap());
+        let b = config.load_options(&ModelKey::parse("b").unwrap());
+        assert_eq!((a.ttl_seconds, a.parallel), (None, Some(2)));
+        assert_eq!((b.ttl_seconds, b.parallel), (None, Some(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = read(&text);
+        }
+
+        #[test]
+        fn no_json_panics(text in r#"[{}\[\]",:0-9a-z /*\n]{0,60}"#) {
+            let _ = read(&text);
+        }
+    }
+}

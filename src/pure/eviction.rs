@@ -1,0 +1,145 @@
+//! Making room: whether a load fits, and which instance goes next if it does not.
+
+use super::config::EvictionPolicy;
+use super::lms_output::Estimate;
+use super::model::ModelKey;
+use super::residency::Instance;
+
+/// Whether a load is expected to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is.
+    Fits,
+    /// It is not; holds what it needs and what may be used in all, in bytes, where the
+    /// budget says so, not the estimator.
+    TooLarge(Option<(u64, u64)>),
+}
+
+/// What is known about a load beforehand.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand {
+    /// LM Studio's own estimate.
+    pub estimate: Option<Estimate>,
+    /// The model's size on disk.
+    pub size_bytes: Option<u64>,
+    /// The machine's memory, in bytes.
+    pub machine_bytes: Option<u64>,
+}
+
+/// Predicts whether a load fits beside what is resident.
+///
+/// A budget that is set always counts. Without one the estimator's word counts, and
+/// without an estimate nine tenths of the memory do. What nobody can tell is tried.
+pub fn predict(demand: Demand, resident: &[Instance], policy: &EvictionPolicy) -> Fit {
+    let refused = demand.estimate.is_some_and(|estimate| !estimate.fits);
+    let budget = match (policy.budget, demand.estimate) {
+        (0, Some(_)) => None,
+        (0, None) => demand.machine_bytes.map(|bytes| bytes / 10 * 9),
+        (set, _) => Some(set),
+    };
+    let needs = demand
+        .estimate
+        .map(|estimate| estimate.total_bytes)
+        .or_else(|| demand.size_bytes.map(|bytes| bytes.saturating_add(policy.headroom)));
+    if let (Some(budget), Some(needs)) = (budget, needs) {
+        let used = resident
+            .iter()
+            .filter(|it| it.device.is_none())
+            .fold(0_u64, |sum, it| sum.saturating_add(it.size_bytes.unwrap_or(0)));
+        if used.saturating_add(needs) > budget {
+            return Fit::TooLarge(Some((needs, budget)));
+        }
+    }
+    if refused { Fit::TooLarge(None) } else { Fit::Fits }
+}
+
+/// The instance to unload next: idle, on this machine, not protected, least recently used;
+/// one that was never used goes first. An instance that nobody can call idle stays.
+pub fn next_victim<'a>(resident: &'a [Instance], policy: &EvictionPolicy, needed: &[ModelKey]) -> Option<&'a Instance> {
+    let is_named = |it: &Instance, name: &str| it.identifier == name || it.model_key.as_deref() == Some(name);
+    resident
+        .iter()
+        .filter(|it| it.busy == Some(false) && it.device.is_none())
+        .filter(|it| !policy.protect.iter().any(|name| is_named(it, name)))
+        .filter(|it| !needed.iter().any(|key| is_named(it, key.as_str())))
+        .min_by_key(|it| it.last_used.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::residency::Readiness;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn resident(name: &str, busy: Option<bool>, last_used: Option<u64>, size: u64) -> Instance {
+        Instance {
+            identifier: name.to_owned(),
+            model_key: Some(name.to_owned()),
+            readiness: Readiness::Untold,
+            context_length: None,
+            parallel: None,
+            device: None,
+            busy,
+            last_used,
+            size_bytes: Some(size),
+        }
+    }
+
+    fn policy(budget: u64) -> EvictionPolicy {
+        EvictionPolicy { budget, headroom: 4, protect: vec!["kept".to_owned()], max_victims: 8 }
+    }
+
+    #[test]
+    fn the_least_recently_used_idle_instance_goes_first() {
+        let all = [
+            resident("busy", Some(true), Some(1), 1),
+            resident("untold", None, Some(1), 1),
+            resident("kept", Some(false), Some(1), 1),
+            resident("wanted", Some(false), Some(1), 1),
+            resident("late", Some(false), Some(9), 1),
+            resident("early", Some(false), Some(5), 1),
+            resident("never", Some(false), None, 1),
+        ];
+        let needed = [ModelKey::parse("wanted").unwrap()];
+        let order: Vec<&str> = (4..=all.len())
+            .rev()
+            .filter_map(|end| next_victim(&all[..end], &policy(0), &needed))
+            .map(|it| it.identifier.as_str())
+            .collect();
+        assert_eq!(order, ["never", "early", "late"]);
+    }
+
+    #[test]
+    fn a_budget_counts_before_the_estimator_and_the_machine() {
+        let said = |fits| Some(Estimate { total_bytes: 10, fits });
+        let resident = [resident("a", Some(false), None, 50)];
+        for (estimate, size, machine, budget, fits) in [
+            (said(true), Some(8), Some(1), 0, true),
+            (said(false), Some(8), None, 0, false),
+            (said(true), Some(8), None, 60, true),
+            (said(true), Some(8), None, 59, false),
+            (said(false), Some(8), None, 60, false),
+            (None, Some(8), Some(100), 0, true),
+            (None, Some(40), Some(100), 0, false),
+            (None, Some(6), None, 60, true),
+            (None, Some(7), None, 60, false),
+            (None, None, Some(1), 0, true),
+        ] {
+            let demand = Demand { estimate, size_bytes: size, machine_bytes: machine };
+            assert_eq!(predict(demand, &resident, &policy(budget)) == Fit::Fits, fits, "{demand:?} {budget}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_busy_or_protected_instance_is_never_a_victim(
+            all in proptest::collection::vec(("(kept|wanted|a|b)", proptest::option::of(any::<bool>()), any::<Option<u64>>()), 0..8)
+        ) {
+            let all: Vec<Instance> = all.iter().map(|(name, busy, used)| resident(name, *busy, *used, 1)).collect();
+            if let Some(victim) = next_victim(&all, &policy(0), &[ModelKey::parse("wanted").unwrap()]) {
+                prop_assert_eq!(victim.busy, Some(false));
+                prop_assert!(victim.identifier != "kept" && victim.identifier != "wanted");
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The exit codes: the only place with the numbers.
+
+/// Why the process ends. Stable: scripts depend on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Every model is addressable (or `failMode` is `open`).
+    Success,
+    /// An error of ours that nobody foresaw.
+    Unexpected,
+    /// The command line is wrong.
+    Usage,
+    /// No server to reach or to start, or it is not LM Studio.
+    Server,
+    /// The model is not downloaded, or its download failed.
+    NotDownloaded,
+    /// The load was refused, crashed, timed out, or left nothing addressable.
+    Load,
+    /// Resident, but not usable: busy duplicates, or drift with `onMismatch: fail`.
+    NotUsable,
+    /// The token is missing or refused.
+    Unauthorized,
+    /// Not known: a wait ran out, or the state could not be determined (`EX_TEMPFAIL`).
+    Ambiguous,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config,
+    /// Ended by this signal: 128 + its number.
+    Signal(u8),
+}
+
+impl ExitCode {
+    /// The number for the operating system.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Unexpected => 1,
+            Self::Usage => 2,
+            Self::Server => 3,
+            Self::NotDownloaded => 4,
+            Self::Load => 5,
+            Self::NotUsable => 6,
+            Self::Unauthorized => 7,
+            Self::Ambiguous => 75,
+            Self::Config => 78,
+            Self::Signal(number) => 128 | number,
+        }
+    }
+}
+
+/// The table for `--help`; a test compares it with the README.
+pub const HELP: &str = "\
+Exit codes:
+  0    every model named is addressable (with --fail-mode open: or you said not to be stopped)
+  1    unexpected error in lmswarm itself
+  2    usage: the command line is wrong
+  3    server not reachable and could not be started, or not LM Studio
+  4    model not downloaded, or download failed
+  5    load failed: refused, crashed, timed out, or not addressable afterwards
+  6    resident but not usable: busy duplicates, or drift with --on-mismatch fail
+  7    authentication: the token is missing or refused
+  75   not known: lock wait or --timeout ran out, or the state could not be determined
+  78   configuration error
+  129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM";

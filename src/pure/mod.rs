@@ -1,0 +1,15 @@
+//! Decisions: no I/O, no clock, no environment; whatever they need comes in as arguments.
+
+pub mod base_url;
+pub mod config;
+pub mod eviction;
+pub mod exit;
+pub mod failure;
+pub mod lms_output;
+pub mod load;
+pub mod model;
+pub mod options;
+pub mod report;
+pub mod residency;
+pub mod rest;
+pub mod text;

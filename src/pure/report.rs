@@ -1,0 +1,197 @@
+//! What a call came to, as `--json` prints it. The schema in `examples/report.schema.json`
+//! describes it; the tests hold the two together.
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::failure::{Category, FailMode, Failure, Verdict};
+use super::residency::{Instance, Source};
+
+/// What was done for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It was addressable already, or nothing came of it.
+    None,
+    /// Somebody else loaded it meanwhile.
+    Waited,
+    /// It was loaded.
+    Loaded,
+    /// Copies under other names were unloaded, then it was loaded.
+    Reconciled,
+    /// It was unloaded and loaded again, for more context.
+    Reloaded,
+    /// It was not tried: the call ended before.
+    Skipped,
+}
+
+/// An addressable model.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// What was done.
+    pub action: Action,
+    /// Who said it is addressable.
+    pub source: Source,
+    /// The instance.
+    pub instance: Instance,
+    /// How long our own load took.
+    pub load_time: Option<Duration>,
+}
+
+/// What became of one model.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The key.
+    pub key: String,
+    /// As it was typed.
+    pub requested: String,
+    /// Whether its turn came before the call had to end.
+    pub was_tried: bool,
+    /// Addressable, or why not.
+    pub result: Result<Ready, Failure>,
+    /// Things worth knowing that stop nobody.
+    pub warnings: Vec<String>,
+    /// From the start of the call to this outcome.
+    pub elapsed: Duration,
+}
+
+/// The whole report.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report<'a> {
+    schema: u8,
+    ok: bool,
+    proceed: bool,
+    exit_code: u8,
+    fail_mode: FailMode,
+    error: Option<ErrorReport<'a>>,
+    models: Vec<ModelReport<'a>>,
+}
+
+/// An error of the call as a whole (exit codes 1 and 78).
+#[derive(Debug, Serialize)]
+pub struct ErrorReport<'a> {
+    reason: &'a str,
+    hint: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ModelReport<'a> {
+    key: &'a str,
+    requested: &'a str,
+    #[serde(rename = "baseURL")]
+    base_url: &'a str,
+    addressable: bool,
+    action: Action,
+    source: Option<Source>,
+    instance: Option<InstanceReport<'a>>,
+    #[serde(serialize_with = "millis")]
+    elapsed_ms: Duration,
+    #[serde(serialize_with = "maybe_millis")]
+    load_ms: Option<Duration>,
+    warnings: &'a [String],
+    #[serde(flatten)]
+    failure: Option<FailureReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InstanceReport<'a> {
+    identifier: &'a str,
+    context_length: Option<u64>,
+    parallel: Option<u64>,
+    device: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FailureReport<'a> {
+    category: Category,
+    confirmed: bool,
+    replayed: bool,
+    #[serde(serialize_with = "maybe_millis")]
+    age_ms: Option<Duration>,
+    reason: &'a str,
+    hint: Option<&'a str>,
+    suggestions: &'a [String],
+}
+
+fn millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[expect(clippy::ref_option, reason = "the signature is serde's")]
+fn maybe_millis<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => millis(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl<'a> Report<'a> {
+    /// The report of a call that got as far as its models.
+    pub fn of_models(outcomes: &'a [Outcome], base_url: &'a str, mode: FailMode, verdict: Verdict) -> Self {
+        Self {
+            schema: 1,
+            ok: verdict.ok,
+            proceed: verdict.proceed,
+            exit_code: verdict.exit.number(),
+            fail_mode: mode,
+            error: None,
+            models: outcomes.iter().map(|outcome| ModelReport::new(outcome, base_url)).collect(),
+        }
+    }
+
+    /// The report of a call that failed as a whole. It never says proceed: whoever cannot
+    /// read the configuration cannot know that the user wanted to be let through.
+    pub fn of_error(reason: &'a str, hint: Option<&'a str>, exit_code: u8) -> Self {
+        Self {
+            schema: 1,
+            ok: false,
+            proceed: false,
+            exit_code,
+            fail_mode: FailMode::Hybrid,
+            error: Some(ErrorReport { reason, hint }),
+            models: Vec::new(),
+        }
+    }
+}
+
+impl<'a> ModelReport<'a> {
+    fn new(outcome: &'a Outcome, base_url: &'a str) -> Self {
+        let ready = outcome.result.as_ref().ok();
+        let failure = outcome.result.as_ref().err();
+        Self {
+            key: &outcome.key,
+            requested: &outcome.requested,
+            base_url,
+            addressable: ready.is_some(),
+            action: match ready {
+                Some(ready) => ready.action,
+                None if outcome.was_tried => Action::None,
+                None => Action::Skipped,
+            },
+            source: ready.map(|it| it.source),
+            instance: ready.map(|it| InstanceReport {
+                identifier: &it.instance.identifier,
+                context_length: it.instance.context_length,
+                parallel: it.instance.parallel,
+                device: it.instance.device.as_deref(),
+            }),
+            elapsed_ms: outcome.elapsed,
+            load_ms: ready.and_then(|it| it.load_time),
+            warnings: &outcome.warnings,
+            failure: failure.map(|it| FailureReport {
+                category: it.category,
+                confirmed: it.category.is_confirmed(),
+                replayed: it.age.is_some(),
+                age_ms: it.age,
+                reason: &it.reason,
+                hint: it.hint.as_deref(),
+                suggestions: &it.suggestions,
+            }),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What is resident, and what that means for one model: addressable, drift, duplicates,
+//! loading, absent, or unknown. Nothing is asked here.
+
+use serde::{Deserialize, Serialize};
+
+use super::load::LoadOptions;
+use super::model::ModelKey;
+
+/// Who told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `GET /api/v1/models`.
+    RestV1,
+    /// `GET /api/v0/models`.
+    RestV0,
+    /// `lms ps --json`.
+    LmsPs,
+    /// A verdict of `lms ps` that is not old yet.
+    Cache,
+}
+
+/// Whether an instance can answer now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The source says it is loaded.
+    Ready,
+    /// The source says it is loading.
+    Loading,
+    /// The source lists an instance from the start of its load and cannot tell the two apart.
+    Untold,
+    /// Two sources disagree: it came or went between them.
+    Contradicted,
+}
+
+/// One loaded copy of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The name the API routes by.
+    pub identifier: String,
+    /// The model it is a copy of, where the source tells.
+    pub model_key: Option<String>,
+    /// Whether it can answer.
+    pub readiness: Readiness,
+    /// Its context, in tokens.
+    pub context_length: Option<u64>,
+    /// Requests it serves at once.
+    pub parallel: Option<u64>,
+    /// The linked machine it is on (LM Link); `None`: this one, or the source cannot tell.
+    pub device: Option<String>,
+    /// Whether requests run or wait on it; only `lms ps` knows.
+    pub busy: Option<bool>,
+    /// When it last answered, in Unix milliseconds; only `lms ps` knows.
+    pub last_used: Option<u64>,
+    /// Its model's size on disk.
+    pub size_bytes: Option<u64>,
+}
+
+/// A model that is downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Downloaded {
+    /// Its key.
+    pub key: String,
+    /// Its variants (`KEY@q8_0`), which are keys to the REST API alone.
+    pub variants: Vec<String>,
+    /// The most context it can have, in tokens.
+    pub max_context_length: Option<u64>,
+    /// Size on disk.
+    pub size_bytes: Option<u64>,
+    /// The machine that has it. REST does not tell.
+    pub location: Location,
+}
+
+/// Where a downloaded model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Location {
+    /// On the machine LM Studio runs on.
+    Here,
+    /// On a machine linked with LM Link.
+    Linked,
+    /// The source does not tell.
+    Untold,
+}
+
+/// What one look at the server showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Who told.
+    pub source: Source,
+    /// Every instance.
+    pub instances: Vec<Instance>,
+    /// Every downloaded model, if the source lists them all.
+    pub downloaded: Option<Vec<Downloaded>>,
+}
+
+/// What a snapshot means for one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Residency<'a> {
+    /// Loaded under the bare key and, as far as anybody can tell, ready.
+    Addressable(&'a Instance),
+    /// A load is under way.
+    Loading(&'a Instance),
+    /// Only copies under other names (`KEY:2`) are loaded.
+    Duplicates(Vec<&'a Instance>),
+    /// Nothing of it is loaded.
+    Absent,
+    /// The sources disagree about it.
+    Unknown,
+}
+
+impl Snapshot {
+    /// What this snapshot means for `key`.
+    pub fn residency(&self, key: &ModelKey) -> Residency<'_> {
+        // LM Link may show one identifier on two machines; prefer the copy that is ready.
+        let bare =
+            self.instances.iter().filter(|it| it.identifier == key.as_str()).min_by_key(|it| match it.readiness {
+                Readiness::Ready | Readiness::Untold => (0, it.device.is_some()),
+                Readiness::Loading => (1, false),
+                Readiness::Contradicted => (2, false),
+            });
+        if let Some(instance) = bare {
+            return match instance.readiness {
+                Readiness::Ready | Readiness::Untold => Residency::Addressable(instance),
+                Readiness::Loading => Residency::Loading(instance),
+                Readiness::Contradicted => Residency::Unknown,
+            };
+        }
+        let copies: Vec<&Instance> = self.copies(key).collect();
+        if copies.iter().any(|it| it.readiness == Readiness::Contradicted) {
+            Residency::Unknown
+        } else if let Some(loading) = copies.iter().find(|it| it.readiness == Readiness::Loading) {
+            Residency::Loading(loading)
+        } else if copies.is_empty() {
+            Residency::Absent
+        } else {
+            Residency::Duplicates(copies)
+        }
+    }
+
+    /// The instances named `KEY:2`, `KEY:3` … that are copies of `key` and not a model of
+    /// that very name.
+    pub fn copies<'a, 'k>(&'a self, key: &'k ModelKey) -> impl Iterator<Item = &'a Instance> + use<'a, 'k> {
+        self.instances
+            .iter()
+            .filter(|it| key.is_copy(&it.identifier) && it.model_key.as_deref() != Some(it.identifier.as_str()))
+    }
+
+    /// The downloaded model of exactly this name, and whether it is a variant of its key.
+    pub fn find_downloaded(&self, key: &ModelKey) -> Option<&Downloaded> {
+        find_downloaded(self.downloaded.as_deref().unwrap_or_default(), key)
+    }
+
+    /// The most context `key` can have, where the source tells.
+    pub fn max_context(&self, key: &ModelKey) -> Option<u64> {
+        self.find_downloaded(key).and_then(|it| it.max_context_length)
+    }
+}
+
+/// The model of exactly this name among `models`; one that is here before one that is linked.
+pub fn find_downloaded<'a>(models: &'a [Downloaded], key: &ModelKey) -> Option<&'a Downloaded> {
+    models
+        .iter()
+        .filter(|it| it.key == key.as_str() || it.variants.iter().any(|name| name == key.as_str()))
+        .min_by_key(|it| it.location == Location::Linked)
+}
+
+/// Resident, but with less context than asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drift {
+    /// What the instance has, in tokens.
+    pub has: u64,
+    /// What was asked for, at most the model's maximum.
+    pub wants: u64,
+}
+
+/// Compares an instance with what the configuration asks for.
+///
+/// The configured context is a minimum: more is never drift. What a source does not tell
+/// is not drift either.
+pub fn drift(instance: &Instance, options: &LoadOptions, max_context: Option<u64>) -> Option<Drift> {
+    let wants = options.wanted_context(max_context)?;
+    let has = instance.context_length?;
+    (has < wants).then_some(Drift { has, wants })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn instance(identifier: &str, readiness: Readiness) -> Instance {
+        Instance {
+            identifier: identifier.to_owned(),
+            model_key: None,
+            readiness,
+            context_length: Some(4096),
+            parallel: None,
+            device: None,
+            busy: None,
+            last_used: None,
+            size_bytes: None,
+        }
+    }
+
+    fn snapshot(instances: Vec<Instance>) -> Snapshot {
+        Snapshot { source: Source::RestV1, instances, downloaded: None }
+    }
+
+    fn word(snapshot: &Snapshot, key: &str) -> String {
+        match snapshot.residency(&ModelKey::parse(key).unwrap()) {
+            Residency::Addressable(it) => format!("addressable {}", it.identifier),
+            Residency::Loading(it) => format!("loading {}", it.identifier),
+            Residency::Duplicates(copies) => format!("{} copies", copies.len()),
+            Residency::Absent => "absent".to_owned(),
+            Residency::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_the_bare_key_that_is_ready_is_addressable() {
+        use Readiness::{Contradicted, Loading, Ready, Untold};
+        for (instances, wanted) in [
+            (vec![], "absent"),
+            (vec![("a", Ready)], "addressable a"),
+            (vec![("a", Untold)], "addressable a"),
+            (vec![("a", Loading)], "loading a"),
+            (vec![("a", Contradicted)], "unknown"),
+            (vec![("a:2", Ready)], "1 copies"),
+            (vec![("a:2", Ready), ("a:3", Untold)], "2 copies"),
+            (vec![("a:2", Loading)], "loading a:2"),
+            (vec![("a:2", Contradicted)], "unknown"),
+            (vec![("a:2", Ready), ("a", Ready)], "addressable a"),
+            (vec![("a", Loading), ("a", Ready)], "addressable a"),
+            (vec![("ab", Ready), ("warm-a", Ready), ("a:b", Ready)], "absent"),
+        ] {
+            let found = snapshot(instances.iter().map(|(name, state)| instance(name, *state)).collect());
+            assert_eq!(word(&found, "a"), wanted, "{instances:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_really_called_so_is_no_copy() {
+        let mut other = instance("a:2", Readiness::Ready);
+        other.model_key = Some("a:2".to_owned());
+        assert_eq!(word(&snapshot(vec![other]), "a"), "absent");
+    }
+
+    #[test]
+    fn drift_is_less_context_and_never_more() {
+        let options = |wanted| LoadOptions { context_length: wanted, ..LoadOptions::default() };
+        let has = |context| Instance { context_length: context, ..instance("a", Readiness::Ready) };
+        for (context, wanted, max, drifts) in [
+            (Some(4096), Some(8192), None, true),
+            (Some(4096), Some(8192), Some(4096), false),
+            (Some(4096), Some(8192), Some(6000), true),
+            (Some(8192), Some(8192), None, false),
+            (Some(16384), Some(8192), None, false),
+            (None, Some(8192), None, false),
+            (Some(4096), None, None, false),
+        ] {
+            assert_eq!(drift(&has(context), &options(wanted), max).is_some(), drifts, "{context:?} {wanted:?} {max:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn addressable_means_an_instance_of_exactly_that_name(
+            names in proptest::collection::vec(("[ab](:[0-9b])?", 0..4u8), 0..5)
+        ) {
+            let states = [Readiness::Ready, Readiness::Loading, Readiness::Untold, Readiness::Contradicted];
+            let found = snapshot(names.iter().map(|(name, state)| instance(name, states[usize::from(*state)])).collect());
+            let key = ModelKey::parse("a").unwrap();
+            if let Residency::Addressable(it) = found.residency(&key) {
+                prop_assert_eq!(it.identifier.as_str(), "a");
+                prop_assert!(matches!(it.readiness, Readiness::Ready | Readiness::Untold));
+            }
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! Reads what the REST server answers. LM Studio answers unknown paths with status 200 and
+//! an `error` member, so a body counts only when it has the member wanted; whatever cannot
+//! be read is *unknown*, never *empty*.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value as Json;
+
+use super::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
+use super::text::excerpt;
+
+/// What became of one request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// The server answered.
+    Answer(Answer),
+    /// Nothing listens on that port.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// Anything else; says what.
+    Broken(String),
+}
+
+/// An answer, whole.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `Server` and `Content-Type` headers, to name who answered.
+    pub signature: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What the two lists of one probe mean together.
+#[derive(Debug)]
+pub enum Reading {
+    /// At least one list could be read.
+    Seen(Snapshot),
+    /// Nothing listens.
+    Down,
+    /// 401 or 403.
+    Unauthorized,
+    /// Answered, but with neither list; holds what was said, for a message.
+    NoList(String),
+    /// No usable answer at all; says what happened.
+    Unclear(String),
+}
+
+/// Puts the answers of `GET /api/v1/models` and `GET /api/v0/models` together.
+pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
+    let list_v1 = answer(v1).and_then(|it| parse_v1(&it.body));
+    let list_v0 = answer(v0).and_then(|it| parse_v0(&it.body));
+    match (list_v1, list_v0) {
+        (Some(mut snapshot), states) => {
+            if let Some(states) = states {
+                confirm(&mut snapshot, &states);
+            }
+            Reading::Seen(snapshot)
+        }
+        (None, Some(entries)) => Reading::Seen(snapshot_of_v0(&entries)),
+        (None, None) => read_neither(v1, v0),
+    }
+}
+
+fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
+    let both = [v1, v0];
+    if both.iter().any(|it| answer_status(it).is_some_and(|status| matches!(status, 401 | 403))) {
+        return Reading::Unauthorized;
+    }
+    if both.iter().all(|it| matches!(it, Reply::Refused)) {
+        return Reading::Down;
+    }
+    let failing = both.iter().any(|it| answer_status(it).is_some_and(|status| status >= 500));
+    match both.iter().find_map(|it| answer(it)) {
+        Some(it) if !failing => Reading::NoList(describe(it)),
+        Some(it) => Reading::Unclear(format!("it answers with {}", describe(it))),
+        None => Reading::Unclear(match v1 {
+            Reply::TimedOut => "it accepts connections but does not answer in time".to_owned(),
+            Reply::Broken(why) => why.clone(),
+            Reply::Refused | Reply::Answer(_) => "it answers now and then".to_owned(),
+        }),
+    }
+}
+
+fn answer(reply: &Reply) -> Option<&Answer> {
+    match reply {
+        Reply::Answer(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn answer_status(reply: &Reply) -> Option<u16> {
+    answer(reply).map(|it| it.status)
+}
+
+/// Names what answered: `status 200, nginx, text/html: "<html>…"`.
+pub fn describe(answer: &Answer) -> String {
+    let body = excerpt(&String::from_utf8_lossy(&answer.body), 60);
+    let signature = if answer.signature.is_empty() { String::new() } else { format!(", {}", answer.signature) };
+    format!("status {}{signature}: \"{body}\"", answer.status)
+}
+
+#[derive(Deserialize)]
+struct V1List<'a> {
+    #[serde(borrow)]
+    models: Vec<V1Model<'a>>,
+}
+
+#[derive(Deserialize)]
+struct V1Model<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    loaded_instances: Vec<V1Instance>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    max_context_length: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    size_bytes: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_texts")]
+    variants: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct V1Instance {
+    id: String,
+    #[serde(default)]
+    config: Json,
+}
+
+/// `None` unless the body is the list: an object with `models`, each with `key` and
+/// `loaded_instances`. What else is missing or mistyped is merely not told.
+fn parse_v1(body: &[u8]) -> Option<Snapshot> {
+    let list: V1List<'_> = serde_json::from_slice(without_bom(body)).ok()?;
+    let mut instances = Vec::new();
+    let mut downloaded = Vec::with_capacity(list.models.len());
+    for model in list.models {
+        for instance in model.loaded_instances {
+            instances.push(Instance {
+                identifier: instance.id,
+                model_key: Some(model.key.to_string()),
+                readiness: Readiness::Untold,
+                context_length: instance.config.get("context_length").and_then(Json::as_u64),
+                parallel: instance.config.get("parallel").and_then(Json::as_u64),
+                device: None,
+                busy: None,
+                last_used: None,
+                size_bytes: model.size_bytes,
+            });
+        }
+        downloaded.push(Downloaded {
+            key: model.key.into_owned(),
+            variants: model.variants,
+            max_context_length: model.max_context_length,
+            size_bytes: model.size_bytes,
+            location: Location::Untold,
+        });
+    }
+    Some(Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded) })
+}
+
+#[derive(Deserialize)]
+struct V0List {
+    data: Vec<V0Model>,
+}
+
+#[derive(Deserialize)]
+struct V0Model {
+    id: String,
+    state: String,
+    #[serde(default, deserialize_with = "lenient_number")]
+    loaded_context_length: Option<u64>,
+}
+
+/// `None` unless the body is the list: `data`, each with `id` and `state`.
+fn parse_v0(body: &[u8]) -> Option<Vec<V0Model>> {
+    serde_json::from_slice::<V0List>(without_bom(body)).ok().map(|list| list.data)
+}
+
+/// Only v0 tells whether an instance is ready, so it has a say in each one of v1.
+fn confirm(snapshot: &mut Snapshot, states: &[V0Model]) {
+    for instance in &mut snapshot.instances {
+        let state = states.iter().find(|it| it.id == instance.identifier).map(|it| it.state.as_str());
+        instance.readiness = match state {
+            Some("loaded") => Readiness::Ready,
+            Some("loading") => Readiness::Loading,
+            _ => Readiness::Contradicted,
+        };
+    }
+    for model in states {
+        if snapshot.instances.iter().any(|it| it.identifier == model.id) {
+            continue;
+        }
+        let readiness = match model.state.as_str() {
+            "loading" => Readiness::Loading,
+            "loaded" => Readiness::Contradicted,
+            _ => continue,
+        };
+        snapshot.instances.push(instance_of_v0(model, readiness));
+    }
+}
+
+/// A server without `/api/v1`. The list holds all downloaded models or only the loaded
+/// ones, depending on a setting, so it does not tell what is downloaded.
+fn snapshot_of_v0(entries: &[V0Model]) -> Snapshot {
+    let instances = entries
+        .iter()
+        .filter_map(|model| match model.state.as_str() {
+            "loaded" => Some(instance_of_v0(model, Readiness::Ready)),
+            "loading" => Some(instance_of_v0(model, Readiness::Loading)),
+            _ => None,
+        })
+        .collect();
+    Snapshot { source: Source::RestV0, instances, downloaded: None }
+}
+
+fn instance_of_v0(model: &V0Model, readiness: Readiness) -> Instance {
+    Instance {
+        identifier: model.id.clone(),
+        model_key: None,
+        readiness,
+        context_length: model.loaded_context_length,
+        parallel: None,
+        device: None,
+        busy: None,
+        last_used: None,
+        size_bytes: None,
+    }
+}
+
+/// Whether an answer to `GET /lmstudio-greeting` is LM Studio's.
+pub fn is_greeting(body: &[u8]) -> bool {
+    serde_json::from_slice::<Json>(without_bom(body)).is_ok_and(|it| it["lmstudio"] == Json::Bool(true))
+}
+
+/// What a management request (`/api/v1/models/…`) came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Managed {
+    /// The JSON object that was answered.
+    Done(Json),
+    /// 401 or 403.
+    Unauthorized,
+    /// An error in the server's words, with the status.
+    Refused(u16, String),
+    /// No answer, or nothing that can be read; says what.
+    Unclear(String),
+}
+
+/// Reads an answer to a management request; it counts only with the member `wanted`.
+pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
+    let answer = match reply {
+        Reply::Answer(answer) => answer,
+        Reply::Refused => return Managed::Unclear("nothing listens there any more".to_owned()),
+        Reply::TimedOut => return Managed::Unclear("no answer in time".to_owned()),
+        Reply::Broken(why) => return Managed::Unclear(why.clone()),
+    };
+    if matches!(answer.status, 401 | 403) {
+        return Managed::Unauthorized;
+    }
+    let Ok(json) = serde_json::from_slice::<Json>(without_bom(&answer.body)) else {
+        return Managed::Unclear(describe(answer));
+    };
+    if answer.status < 300 && json.get(wanted).is_some() {
+        return Managed::Done(json);
+    }
+    // `error` is an object or a bare string; both occur for one and the same error.
+    let message = match &json["error"] {
+        Json::String(text) => Some(text.as_str()),
+        error => error["message"].as_str(),
+    };
+    match message {
+        Some(text) => Managed::Refused(answer.status, excerpt(text, 400)),
+        None => Managed::Unclear(describe(answer)),
+    }
+}
+
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
+/// A number, or nothing where there is something else: no reason to distrust the rest.
+fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Json::deserialize(deserializer)?.as_u64())
+}
+
+fn lenient_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(match Json::deserialize(deserializer)? {
+        Json::Array(items) => items.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect(),
+        _ => Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::ModelKey;
+    use super::super::residency::Residency;
+    use super::*;
+    use proptest::prelude::*;
+
+    const V1: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v1-models.json");
+    const V0: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v0-models.jit-on.json");
+    const OLD: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v1-models.old-version.json");
+    const MISSING: &[u8] = include_bytes!("../../tests/fixtures/rest/auth.missing.json");
+
+    fn reply(status: u16, body: &[u8]) -> Reply {
+        Reply::Answer(Answer { status, signature: String::new(), body: body.to_vec() })
+    }
+
+    fn seen(v1: &Reply, v0: &Reply) -> Snapshot {
+        match read_lists(v1, v0) {
+            Reading::Seen(snapshot) => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_addressable(snapshot: &Snapshot, key: &str) -> bool {
+        matches!(snapshot.residency(&ModelKey::parse(key).unwrap()), Residency::Addressable(_))
+    }
+
+    #[test]
+    fn the_real_lists_are_read() {
+        let snapshot = seen(&reply(200, V1), &reply(200, V0));
+        assert_eq!(snapshot.source, Source::RestV1);
+        assert!(is_addressable(&snapshot, "llama-3.2-1b-instruct"));
+        assert!(is_addressable(&snapshot, "warm-a"));
+        assert!(!is_addressable(&snapshot, "google/gemma-3-12b"), "resident under another identifier");
+        let variant = ModelKey::parse("qwen/qwen3-coder-30b@q8_0").unwrap();
+        assert_eq!(snapshot.find_downloaded(&variant).unwrap().key, "qwen/qwen3-coder-30b");
+        assert_eq!(snapshot.max_context(&variant), Some(262_144));
+    }
+
+    #[test]
+    fn an_older_server_answers_200_to_a_path_it_does_not_know() {
+        let snapshot = seen(&reply(200, OLD), &reply(200, V0));
+        assert_eq!(snapshot.source, Source::RestV0);
+        assert!(is_addressable(&snapshot, "llama-3.2-1b-instruct"));
+        assert_eq!(snapshot.downloaded, None);
+    }
+
+    #[test]
+    fn an_instance_that_only_one_list_has_is_unknown() {
+        let none = br#"{"data":[]}"#;
+        let snapshot = seen(&reply(200, V1), &reply(200, none));
+        assert_eq!(snapshot.residency(&ModelKey::parse("llama-3.2-1b-instruct").unwrap()), Residency::Unknown);
+        let only_v0 = seen(&reply(200, br#"{"models":[]}"#), &reply(200, V0));
+        assert_eq!(only_v0.residency(&ModelKey::parse("llama-3.2-1b-instruct").unwrap()), Residency::Unknown);
+    }
+
+    #[test]
+    fn loading_is_not_ready() {
+        let v0 = br#"{"data":[{"id":"llama-3.2-1b-instruct","state":"loading"}]}"#;
+        for v1 in [V1, br#"{"models":[]}"#.as_slice(), OLD] {
+            let snapshot = seen(&reply(200, v1), &reply(200, v0));
+            let key = ModelKey::parse("llama-3.2-1b-instruct").unwrap();
+            assert!(matches!(snapshot.residency(&key), Residency::Loading(_)));
+        }
+    }
+
+    #[test]
+    fn garbage_is_never_an_empty_list() {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "[{}]",
+            "<html></html>",
+            "{\"models\":{}}",
+            "{\"models\":null}",
+            "{\"models\":[{}]}",
+            "{\"models\":[{\"key\":\"a\"}]}",
+            "{\"result\":{\"models\":[]}}",
+            "{\"models\":[{\"key\":\"a\",\"loaded_instances\":[{}]}]}",
+            "{\"models\":[",
+            "{\"data\":[{\"id\":\"a\"}]}",
+            "{\"data\":[",
+        ] {
+            let reading = read_lists(&reply(200, body.as_bytes()), &reply(200, body.as_bytes()));
+            assert!(matches!(reading, Reading::NoList(_)), "{body}: {reading:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_told_apart() {
+        let missing = reply(401, MISSING);
+        assert!(matches!(read_lists(&missing, &missing), Reading::Unauthorized));
+        assert!(matches!(read_lists(&Reply::Refused, &Reply::Refused), Reading::Down));
+        assert!(matches!(read_lists(&Reply::TimedOut, &Reply::TimedOut), Reading::Unclear(_)));
+        let broken = reply(502, b"Bad Gateway");
+        assert!(matches!(read_lists(&broken, &broken), Reading::Unclear(_)));
+    }
+
+    #[test]
+    fn a_refused_management_request_says_why() {
+        let guardrail = include_bytes!("../../tests/fixtures/rest/api-v1-load.guardrail.json");
+        match read_managed(&reply(500, guardrail), "instance_id") {
+            Managed::Refused(500, why) => assert!(why.contains("insufficient system resources")),
+            other => panic!("{other:?}"),
+        }
+        let bare = reply(200, br#"{"error":"Unexpected endpoint or method. (POST /x)"}"#);
+        assert!(matches!(read_managed(&bare, "instance_id"), Managed::Refused(200, _)));
+        assert!(matches!(read_managed(&reply(200, b"{}"), "instance_id"), Managed::Unclear(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(v1 in any::<Vec<u8>>(), v0 in any::<Vec<u8>>()) {
+            let _ = read_lists(&reply(200, &v1), &reply(200, &v0));
+            let _ = read_managed(&reply(200, &v1), "instance_id");
+        }
+
+        #[test]
+        fn a_list_that_is_cut_off_is_no_list(cut in 0..V1.len()) {
+            let reading = read_lists(&reply(200, &V1[..cut]), &Reply::TimedOut);
+            prop_assert!(!matches!(reading, Reading::Seen(_)));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Text from outside, made safe to show; names that look alike; lengths of time in words.
+
+use std::time::Duration;
+
+/// Escapes control characters and the invisible ones that reorder a line, so that a
+/// server or a child cannot drive the user's terminal.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() || is_invisible(char) {
+            safe.extend(char.escape_default());
+        } else {
+            safe.push(char);
+        }
+    }
+    safe
+}
+
+fn is_invisible(char: char) -> bool {
+    matches!(char,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The text on one line, escaped, and cut with `…` after `limit` characters.
+pub fn excerpt(text: &str, limit: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut shown: String = line.chars().take(limit).collect();
+    if line.chars().nth(limit).is_some() {
+        shown.push('…');
+    }
+    printable(&shown)
+}
+
+/// Up to three of `known` that look like `name`, the nearest first.
+pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let wanted = name.to_lowercase();
+    let mut near: Vec<(f64, &str)> = known
+        .into_iter()
+        .map(|candidate| (likeness(&wanted, &candidate.to_lowercase()), candidate))
+        .filter(|(score, _)| *score >= 0.6)
+        .collect();
+    near.sort_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(right.1)));
+    near.dedup_by(|left, right| left.1 == right.1);
+    near.into_iter().take(3).map(|(_, candidate)| candidate.to_owned()).collect()
+}
+
+/// Names of models differ most in what stands before the slash and behind the version,
+/// so a part that contains the other counts as near.
+fn likeness(wanted: &str, candidate: &str) -> f64 {
+    let tail = |text: &str| text.rsplit('/').next().unwrap_or(text).to_owned();
+    let (short_wanted, short_candidate) = (tail(wanted), tail(candidate));
+    let contains = short_wanted.len() >= 3
+        && short_candidate.len() >= 3
+        && (short_candidate.contains(&short_wanted) || short_wanted.contains(&short_candidate));
+    let whole = strsim::normalized_damerau_levenshtein(wanted, candidate);
+    let tails = strsim::normalized_damerau_levenshtein(&short_wanted, &short_candidate);
+    let score = whole.max(tails);
+    if contains { score.max(0.75) } else { score }
+}
+
+/// `850 ms`, `12 s`, `3 min 5 s`, `2 h 10 min`: as exact as a reader wants it.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{} ms", time.as_millis()),
+        1..=9 => {
+            let tenths = time.as_millis() / 100;
+            if tenths.is_multiple_of(10) {
+                format!("{seconds} s")
+            } else {
+                format!("{}.{} s", tenths / 10, tenths % 10)
+            }
+        }
+        10..=59 => format!("{seconds} s"),
+        60..=3599 => match seconds % 60 {
+            0 => format!("{} min", seconds / 60),
+            rest => format!("{} min {rest} s", seconds / 60),
+        },
+        _ => match seconds % 3600 / 60 {
+            0 => format!("{} h", seconds / 3600),
+            rest => format!("{} h {rest} min", seconds / 3600),
+        },
+    }
+}
+
+/// `1.5 GiB`, `340 MiB`.
+pub fn bytes(count: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    const GIB: u64 = 1024 * MIB;
+    if count >= GIB {
+        let tenths = count / (GIB / 10);
+        format!("{}.{} GiB", tenths / 10, tenths % 10)
+    } else {
+        format!("{} MiB", count.div_ceil(MIB))
+    }
+}
+
+/// Joins names for a sentence: `` `a`, `b` and `c` ``.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = names.into_iter().map(|name| format!("`{}`", printable(name))).collect();
+    match quoted.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let known = ["qwen/qwen3-coder-30b", "google/gemma-3-12b", "gemma-3-4b-it", "llama-3.2-1b-instruct"];
+        for (name, wanted) in [
+            ("qwen/qwen3-coder-3b", &["qwen/qwen3-coder-30b"][..]),
+            ("qwen3-coder-30b", &["qwen/qwen3-coder-30b"]),
+            ("QWEN/QWEN3-CODER-30B", &["qwen/qwen3-coder-30b"]),
+            ("gemma-3-12b", &["google/gemma-3-12b", "gemma-3-4b-it"]),
+            ("zzzz", &[]),
+        ] {
+            assert_eq!(similar(name, known), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        for (ms, words) in [
+            (0, "0 ms"),
+            (850, "850 ms"),
+            (1000, "1 s"),
+            (2340, "2.3 s"),
+            (42_400, "42 s"),
+            (60_000, "1 min"),
+            (185_000, "3 min 5 s"),
+            (7_800_000, "2 h 10 min"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), words);
+        }
+        assert_eq!(bytes(1_589_137_899), "1.4 GiB");
+        assert_eq!(bytes(84_110_000), "81 MiB");
+        assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_from_outside_can_drive_a_terminal(text in any::<String>()) {
+            prop_assert!(!printable(&text).chars().any(char::is_control));
+            prop_assert!(excerpt(&text, 20).chars().all(|char| !char.is_control()));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Talks to the REST server: the two lists of a probe, and the management requests. The
+//! only file that names reqwest and TLS. What an answer means is read in `pure::rest`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::Value as Json;
+
+use crate::pure::base_url::BaseUrl;
+use crate::pure::rest::{Answer, Reply};
+use crate::pure::text::excerpt;
+
+/// Most that is read of one answer. A list of a thousand models is about 1 MiB.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+
+/// An API token. It has no `Debug` that shows it, and goes into one header only.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes the value of the variable; `None` when there is nothing in it.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// One LM Studio server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its address.
+    pub base: BaseUrl,
+    client: Client,
+    token: Option<Token>,
+    probe_timeout: Duration,
+}
+
+impl Server {
+    /// Prepares the client; nothing is sent.
+    ///
+    /// # Errors
+    /// When an `https` address is given and the system's certificates cannot be loaded.
+    pub fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> anyhow::Result<Self> {
+        let mut builder = Client::builder()
+            .user_agent(concat!("lmswarm/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_backend_preconfigured(tls_config(&base)?);
+        if base.is_loopback() {
+            // A proxy from the environment would be asked for a server on its own loopback.
+            builder = builder.no_proxy();
+            if base.host().parse::<IpAddr>().is_err() {
+                // Saves the resolver's thread. LM Studio listens on IPv4 unless told otherwise.
+                let port = base.port();
+                let addresses =
+                    [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
+                builder = builder.resolve_to_addrs(&base.host(), &addresses);
+            }
+        }
+        let client = builder.build().context("cannot build the HTTP client")?;
+        Ok(Self { base, client, token, probe_timeout })
+    }
+
+    /// Whether requests carry a token.
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// One round: `GET /api/v1/models` and `GET /api/v0/models`, side by side.
+    pub async fn lists(&self) -> (Reply, Reply) {
+        tokio::join!(self.get("api/v1/models"), self.get("api/v0/models"))
+    }
+
+    /// `GET` of a path below the root, within the probe's time.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.client.request(Method::GET, self.base.endpoint(path)), self.probe_timeout).await
+    }
+
+    /// `POST` of a JSON body, within `limit`.
+    pub async fn post(&self, path: &str, body: &Json, limit: Duration) -> Reply {
+        let request = self
+            .client
+            .request(Method::POST, self.base.endpoint(path))
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        self.send(request, limit).await
+    }
+
+    async fn send(&self, request: RequestBuilder, limit: Duration) -> Reply {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(&token.0),
+            None => request,
+        };
+        let reply = match tokio::time::timeout(limit, receive(request)).await {
+            Ok(Ok(answer)) => Reply::Answer(answer),
+            Ok(Err(error)) if is_refused(&error) => Reply::Refused,
+            Ok(Err(error)) => Reply::Broken(excerpt(&innermost(&error), 200)),
+            Err(_) => Reply::TimedOut,
+        };
+        if let Reply::Answer(answer) = &reply {
+            tracing::debug!(status = answer.status, bytes = answer.body.len(), "answer");
+        } else {
+            tracing::debug!(?reply, "no answer");
+        }
+        reply
+    }
+}
+
+/// Whether LM Studio greets on this port of the loopback interface; asks nothing else.
+pub async fn greets(port: u16, limit: Duration) -> bool {
+    match Server::new(BaseUrl::loopback(port), None, limit) {
+        Ok(server) => match server.get("lmstudio-greeting").await {
+            Reply::Answer(answer) => crate::pure::rest::is_greeting(&answer.body),
+            _ => false,
+        },
+        Err(_) => false,
+    }
+}
+
+async fn receive(request: RequestBuilder) -> reqwest::Result<Answer> {
+    let mut response = request.send().await?;
+    let header = |name: &str| response.headers().get(name).and_then(|it| it.to_str().ok()).map(|it| excerpt(it, 60));
+    let signature: Vec<String> = ["server", "content-type"].into_iter().filter_map(header).collect();
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = MOST_BYTES - body.len();
+        if chunk.len() > room {
+            // Cut off, it cannot be read as a list, which is what is wanted of a flood.
+            body.extend_from_slice(&chunk[..room]);
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, signature: signature.join(", "), body })
+}
+
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(it) = cause {
+        if let Some(io) = it.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        cause = it.source();
+    }
+    false
+}
+
+/// The last cause says what happened; the layers above it repeat the URL.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// TLS costs a plain http call nothing: only `https` loads the system's certificates (a
+/// proxy in front of LM Studio often has one of the user's own), which takes longer than
+/// the whole of a warm call.
+fn tls_config(base: &BaseUrl) -> anyhow::Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    if base.is_https() {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let why = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+            anyhow::bail!("cannot check the certificate of {base}: the system's certificates cannot be loaded ({why})");
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS does not work here")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}

@@ -1,0 +1,204 @@
+//! The `lms` program as typed calls. Each has its limit, since `lms` has none: a mute or
+//! mismatched LM Studio makes it wait for ever. Exit codes prove little (`lms unload` of an
+//! unknown identifier exits 0), so whoever calls looks afterwards.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::process::{Exit, Finished, run};
+use super::stop::{Stop, Stopper};
+use crate::pure::base_url::BaseUrl;
+use crate::pure::lms_output::{Estimate, error_sentence, last_percent, parse_estimate, parse_ls, parse_ps};
+use crate::pure::model::ModelKey;
+use crate::pure::residency::{Downloaded, Instance};
+use crate::pure::text::{duration, printable};
+
+const LIST_LIMIT: Duration = Duration::from_secs(15);
+const SERVER_START_LIMIT: Duration = Duration::from_secs(30);
+const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
+/// How long a download takes depends on the line; this only ends what hangs for good.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a call of `lms` came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The whole call must end.
+    Stopped(Stop),
+    /// It failed; the sentence says which command and why.
+    Failed(String),
+}
+
+/// The `lms` program and how it reaches the server.
+#[derive(Debug)]
+pub struct Lms {
+    program: PathBuf,
+    /// `--host H --port P` for a server on another machine; empty for this one, where `lms`
+    /// finds LM Studio by itself and needs no token.
+    reach: Vec<String>,
+    stopper: Stopper,
+}
+
+impl Lms {
+    /// Uses `program` for the server at `base`, which must suit it if it is not this machine.
+    pub fn new(program: PathBuf, base: &BaseUrl, stopper: Stopper) -> Self {
+        let reach = if base.is_loopback() {
+            Vec::new()
+        } else {
+            vec!["--host".to_owned(), base.host(), "--port".to_owned(), base.port().to_string()]
+        };
+        Self { program, reach, stopper }
+    }
+
+    /// `lms ps --json`: every instance, loading ones included.
+    ///
+    /// # Errors
+    /// When it fails twice: an instance that vanishes meanwhile fails the whole command.
+    pub async fn ps(&self) -> Result<Vec<Instance>, Problem> {
+        self.list("ps", parse_ps).await
+    }
+
+    /// `lms ls --json`: every downloaded model.
+    ///
+    /// # Errors
+    /// When it fails twice.
+    pub async fn ls(&self) -> Result<Vec<Downloaded>, Problem> {
+        self.list("ls", parse_ls).await
+    }
+
+    async fn list<T>(&self, command: &str, parse: fn(&[u8]) -> Option<Vec<T>>) -> Result<Vec<T>, Problem> {
+        let args = self.reaching(vec![command.to_owned(), "--json".to_owned()]);
+        let mut problem = None;
+        for _ in 0..2 {
+            let finished = self.run(&args, LIST_LIMIT, |_| {}).await?;
+            if finished.succeeded() {
+                if let Some(list) = parse(&finished.stdout) {
+                    return Ok(list);
+                }
+                problem = Some(Problem::Failed(format!("`lms {command} --json` printed no list that can be read")));
+            } else {
+                let hangs = matches!(finished.exit, Exit::LimitExpired);
+                problem = Some(Problem::Failed(complaint(&args, &finished, LIST_LIMIT)));
+                if hangs {
+                    break;
+                }
+            }
+        }
+        Err(problem.unwrap_or_else(|| Problem::Failed(format!("`lms {command}` was not run"))))
+    }
+
+    /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is.
+    ///
+    /// # Errors
+    /// When the whole call must end; the load was cancelled then.
+    pub async fn load(
+        &self,
+        args: Vec<String>,
+        limit: Duration,
+        mut on_percent: impl FnMut(u8),
+    ) -> Result<Finished, Problem> {
+        let args = self.reaching(args);
+        self.run(&args, limit, |piece| {
+            if let Some(percent) = last_percent(piece) {
+                on_percent(percent);
+            }
+        })
+        .await
+    }
+
+    /// `lms load --estimate-only`; `None` where it tells nothing.
+    ///
+    /// # Errors
+    /// When the whole call must end.
+    pub async fn estimate(&self, args: Vec<String>) -> Result<Option<Estimate>, Stop> {
+        let args = self.reaching(args);
+        match self.run(&args, LIST_LIMIT, |_| {}).await {
+            Ok(finished) => Ok(parse_estimate(&finished.stderr)),
+            Err(Problem::Stopped(stop)) => Err(stop),
+            Err(Problem::Failed(_)) => Ok(None),
+        }
+    }
+
+    /// `lms unload ID`. Success proves nothing; look afterwards.
+    ///
+    /// # Errors
+    /// When it fails by its own account.
+    pub async fn unload(&self, identifier: &str) -> Result<(), Problem> {
+        // It comes from a list, where anybody may have put a name that reads as an option.
+        if ModelKey::parse(identifier).is_err() {
+            return Err(Problem::Failed(format!("`{}` cannot be given to `lms unload`", printable(identifier))));
+        }
+        self.expect_success(vec!["unload".to_owned(), identifier.to_owned()], UNLOAD_LIMIT, |_| {}).await
+    }
+
+    /// `lms get NAME -y`.
+    ///
+    /// # Errors
+    /// When the download fails.
+    pub async fn get(&self, name: &str, mut on_percent: impl FnMut(u8)) -> Result<(), Problem> {
+        let args = vec!["get".to_owned(), name.to_owned(), "-y".to_owned()];
+        self.expect_success(args, DOWNLOAD_LIMIT, |piece| {
+            if let Some(percent) = last_percent(piece) {
+                on_percent(percent);
+            }
+        })
+        .await
+    }
+
+    /// `lms server start --port PORT`. Without the port it would take the last one.
+    ///
+    /// # Errors
+    /// When it fails by its own account.
+    pub async fn start_server(&self, port: u16) -> Result<(), Problem> {
+        let args = ["server", "start", "--port"].map(str::to_owned).into_iter().chain([port.to_string()]);
+        self.expect_success(args.collect(), SERVER_START_LIMIT, |_| {}).await
+    }
+
+    /// `lms daemon up`: wakes LM Studio itself.
+    ///
+    /// # Errors
+    /// When it fails by its own account.
+    pub async fn wake(&self, limit: Duration) -> Result<(), Problem> {
+        self.expect_success(["daemon", "up", "--json"].map(str::to_owned).to_vec(), limit, |_| {}).await
+    }
+
+    async fn expect_success(
+        &self,
+        args: Vec<String>,
+        limit: Duration,
+        on_output: impl FnMut(&[u8]),
+    ) -> Result<(), Problem> {
+        // `server` and `daemon` concern this machine alone, where `reach` is empty.
+        let args = self.reaching(args);
+        let finished = self.run(&args, limit, on_output).await?;
+        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(complaint(&args, &finished, limit))) }
+    }
+
+    fn reaching(&self, mut args: Vec<String>) -> Vec<String> {
+        args.extend_from_slice(&self.reach);
+        args
+    }
+
+    async fn run(&self, args: &[String], limit: Duration, on_output: impl FnMut(&[u8])) -> Result<Finished, Problem> {
+        let finished = run(&self.program, args, limit, &self.stopper, on_output).await;
+        match finished.exit {
+            Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
+            Exit::NotStarted(error) => {
+                Err(Problem::Failed(format!("{} cannot be started: {error}", self.program.display())))
+            }
+            _ => Ok(finished),
+        }
+    }
+}
+
+/// Says how a command failed: `` `lms ps --json` failed (exit code 1): … ``.
+pub fn complaint(args: &[String], finished: &Finished, limit: Duration) -> String {
+    let command = args.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" ");
+    let words = error_sentence(&finished.stderr);
+    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+    match &finished.exit {
+        Exit::Code(code) => format!("`lms {command}` failed (exit code {code}){words}"),
+        Exit::Signal(signal) => format!("`lms {command}` was ended by signal {signal}{words}"),
+        Exit::LimitExpired => format!("`lms {command}` did not end within {}{words}", duration(limit)),
+        Exit::Stopped(_) | Exit::NotStarted(_) => format!("`lms {command}` did not run{words}"),
+    }
+}

@@ -1,0 +1,102 @@
+//! The log: for whoever looks into lmswarm itself, on stderr with `-v` and in `logFile`.
+//! Users never need it to know what to do; messages for them go through `term`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
+pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
+    let level = match verbose {
+        0 => LevelFilter::OFF,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    if verbose == 0 && file.is_none() {
+        return;
+    }
+    let to_stderr = (verbose > 0).then(|| {
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(color).with_filter(OwnEvents(level))
+    });
+    let to_file = file.map(|path| {
+        // Warm calls log at debug, so that they write nothing here.
+        let level = LevelFilter::INFO.max(level);
+        tracing_subscriber::fmt::layer().with_writer(LazyFile::new(path)).with_ansi(false).with_filter(OwnEvents(level))
+    });
+    // Fails only if logging was started before, which nothing does.
+    let _ = tracing_subscriber::registry().with(to_stderr).with(to_file).try_init();
+}
+
+/// Lets our own events through, up to a level; libraries log headers, and with them tokens.
+struct OwnEvents(LevelFilter);
+
+impl<S> tracing_subscriber::layer::Filter<S> for OwnEvents {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: &tracing_subscriber::layer::Context<'_, S>) -> bool {
+        *metadata.level() <= self.0 && metadata.target().starts_with("lmswarm")
+    }
+}
+
+/// Opens the file when the first line is written, so that a call with nothing to say
+/// touches nothing.
+#[derive(Clone)]
+struct LazyFile {
+    path: Arc<PathBuf>,
+    file: Arc<OnceLock<Option<Mutex<File>>>>,
+}
+
+impl LazyFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path: Arc::new(path), file: Arc::new(OnceLock::new()) }
+    }
+
+    fn open(&self) -> Option<&Mutex<File>> {
+        self.file
+            .get_or_init(|| {
+                let mut options = OpenOptions::new();
+                options.create(true).append(true);
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::OpenOptionsExt;
+                    options.mode(0o600);
+                }
+                match options.open(self.path.as_ref()) {
+                    Ok(file) => Some(Mutex::new(file)),
+                    Err(error) => {
+                        super::term::warn_early(&format!("cannot write the log file {}: {error}", self.path.display()));
+                        None
+                    }
+                }
+            })
+            .as_ref()
+    }
+}
+
+impl Write for LazyFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if let Some(file) = self.open()
+            && let Ok(mut file) = file.lock()
+        {
+            file.write_all(buffer)?;
+        }
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LazyFile {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

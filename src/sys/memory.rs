@@ -1,0 +1,389 @@
+//! What is remembered between calls, per server: recent failures, how long loads took, what
+//! context was granted, and verdicts of `lms ps`. Losing any of it costs time, never
+//! correctness: a file that cannot be read is an empty one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::lock::{Leadership, LockFile};
+use crate::pure::failure::{Category, Failure};
+
+/// How many load times are kept of each model.
+const KEPT_LOADS: usize = 5;
+/// Most that is read of a file: what we write is far smaller.
+const MOST_BYTES: u64 = 4 * 1024 * 1024;
+/// The entry of failures to start the server, which concern no model.
+const SERVER: &str = "";
+
+/// The state directory as far as one server is concerned.
+#[derive(Debug)]
+pub struct Store {
+    /// The lock of this server.
+    pub lock: LockFile,
+    facts: PathBuf,
+    verdicts: PathBuf,
+}
+
+/// Why there is no [`Store`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoStore {
+    /// It cannot be used here (read-only, full, no home): the gate goes on without.
+    Unavailable(String),
+    /// Somebody else could write to it: whoever needs it must not go on.
+    Refused(String),
+}
+
+impl Store {
+    /// Opens the directory, making it if need be.
+    ///
+    /// # Errors
+    /// See [`NoStore`].
+    pub fn open(folder: &Path, slug: &str) -> Result<Self, NoStore> {
+        make_private(folder)?;
+        let lock = folder.join(format!("{slug}.lock"));
+        if lock.is_symlink() {
+            return Err(NoStore::Refused(format!("the lock file {} is a symlink", lock.display())));
+        }
+        Ok(Self {
+            lock: LockFile::new(lock),
+            facts: folder.join(format!("{slug}.json")),
+            verdicts: folder.join(format!("{slug}.verdicts.json")),
+        })
+    }
+
+    /// What is remembered.
+    pub fn facts(&self) -> Facts {
+        read(&self.facts)
+    }
+
+    /// Changes what is remembered; only the leader may, so that nothing is lost between
+    /// reading and writing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn change(&self, _: &Leadership, change: impl FnOnce(&mut Facts)) -> io::Result<()> {
+        let mut facts = self.facts();
+        change(&mut facts);
+        write(&self.facts, &facts)
+    }
+
+    /// The verdict of `lms ps` on `key`, if it is younger than `max_age`.
+    pub fn verdict(&self, key: &str, max_age: Duration) -> Option<CachedVerdict> {
+        let verdicts: BTreeMap<String, CachedVerdict> = read(&self.verdicts);
+        let verdict = verdicts.get(key)?;
+        age(verdict.at_ms).is_some_and(|age| age < max_age).then(|| verdict.clone())
+    }
+
+    /// Remembers a verdict. Two writers at once may lose one of two, which costs one `lms ps`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remember_verdict(&self, key: &str, verdict: CachedVerdict, max_age: Duration) -> io::Result<()> {
+        let mut verdicts: BTreeMap<String, CachedVerdict> = read(&self.verdicts);
+        verdicts.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
+        verdicts.insert(key.to_owned(), verdict);
+        write(&self.verdicts, &verdicts)
+    }
+
+    /// Forgets every verdict: something was just loaded or unloaded.
+    pub fn forget_verdicts(&self) {
+        // An error means that there are none, or that none could be written either.
+        let _ = fs::remove_file(&self.verdicts);
+    }
+}
+
+/// An addressable model, as `lms ps` showed it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CachedVerdict {
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+    /// The instance's context, in tokens.
+    pub context_length: Option<u64>,
+    /// Requests it serves at once.
+    pub parallel: Option<u64>,
+    /// The linked machine it is on.
+    pub device: Option<String>,
+}
+
+/// What is remembered of one server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Facts {
+    failures: BTreeMap<String, PastFailure>,
+    load_times_ms: BTreeMap<String, Vec<u64>>,
+    granted: BTreeMap<String, Granted>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PastFailure {
+    at_ms: u64,
+    /// What was tried: other options deserve another try.
+    attempt: String,
+    category: Category,
+    reason: String,
+    hint: Option<String>,
+    suggestions: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Granted {
+    at_ms: u64,
+    wanted: u64,
+    has: u64,
+}
+
+impl Facts {
+    /// A failure of `attempt` on `model` (`None`: to start the server) that is younger than
+    /// `cooldown` and, if given, not older than `since`.
+    pub fn failure(
+        &self,
+        model: Option<&str>,
+        attempt: &str,
+        cooldown: Duration,
+        since_ms: Option<u64>,
+    ) -> Option<Failure> {
+        let past = self.failures.get(model.unwrap_or(SERVER))?;
+        let age = age(past.at_ms).filter(|age| *age < cooldown)?;
+        if past.attempt != attempt || since_ms.is_some_and(|since| past.at_ms < since) {
+            return None;
+        }
+        Some(Failure {
+            category: past.category,
+            reason: past.reason.clone(),
+            hint: past.hint.clone(),
+            suggestions: past.suggestions.clone(),
+            age: Some(age),
+            is_expensive: true,
+            signal: None,
+        })
+    }
+
+    /// Remembers a failure.
+    pub fn remember_failure(&mut self, model: Option<&str>, attempt: &str, failure: &Failure) {
+        let past = PastFailure {
+            at_ms: now_ms(),
+            attempt: attempt.to_owned(),
+            category: failure.category,
+            reason: failure.reason.clone(),
+            hint: failure.hint.clone(),
+            suggestions: failure.suggestions.clone(),
+        };
+        self.failures.insert(model.unwrap_or(SERVER).to_owned(), past);
+    }
+
+    /// Forgets the failures that a success disproves.
+    pub fn forget_failures(&mut self, model: &str) {
+        self.failures.remove(model);
+        self.failures.remove(SERVER);
+    }
+
+    /// Remembers how long a load took.
+    pub fn remember_load(&mut self, model: &str, time: Duration) {
+        let times = self.load_times_ms.entry(model.to_owned()).or_default();
+        times.push(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let surplus = times.len().saturating_sub(KEPT_LOADS);
+        times.drain(..surplus);
+    }
+
+    /// How long a load of `model` usually takes: the median of the last few.
+    pub fn usual_load(&self, model: &str) -> Option<Duration> {
+        let mut times = self.load_times_ms.get(model)?.clone();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied().map(Duration::from_millis)
+    }
+
+    /// Remembers that LM Studio granted less context than wanted.
+    pub fn remember_granted(&mut self, model: &str, wanted: u64, has: u64) {
+        self.granted.insert(model.to_owned(), Granted { at_ms: now_ms(), wanted, has });
+    }
+
+    /// Whether LM Studio granted just that little when it was asked not long ago.
+    pub fn was_granted(&self, model: &str, wanted: u64, has: u64, cooldown: Duration) -> bool {
+        self.granted
+            .get(model)
+            .is_some_and(|it| it.wanted == wanted && it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown))
+    }
+}
+
+/// The time now, in Unix milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|time| u64::try_from(time.as_millis()).ok()).unwrap_or(0)
+}
+
+/// How long ago that was; `None` if it lies in the future (the clock was set back), which
+/// must not keep anything alive for ever.
+pub fn age(at_ms: u64) -> Option<Duration> {
+    now_ms().checked_sub(at_ms).map(Duration::from_millis)
+}
+
+fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    no_follow(&mut options);
+    let text = options.open(path).and_then(|file| {
+        let mut text = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut text)?;
+        Ok(text)
+    });
+    match text {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::info!(%error, path = %path.display(), "a state file cannot be read and is taken for empty");
+            T::default()
+        }),
+        Err(_) => T::default(),
+    }
+}
+
+/// By a temporary file and a rename, so that a reader sees the old or the new, whole.
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = (|| {
+        // One that a killed process of the same number left behind.
+        let _ = fs::remove_file(&temporary);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        no_follow(&mut options);
+        let mut file = options.open(&temporary)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        drop(file);
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(unix)]
+fn no_follow(options: &mut OpenOptions) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flag = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    options.mode(0o600).custom_flags(flag);
+}
+
+#[cfg(not(unix))]
+fn no_follow(_: &mut OpenOptions) {}
+
+/// Makes the folder, for this user alone, or checks that nobody else can write to it.
+fn make_private(folder: &Path) -> Result<(), NoStore> {
+    let unavailable = |error: io::Error| {
+        NoStore::Unavailable(format!("the state directory {} cannot be used: {error}", folder.display()))
+    };
+    if !folder.is_symlink() && !folder.exists() {
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(unavailable)?;
+        }
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::DirBuilderExt;
+            builder.mode(0o700);
+        }
+        match builder.create(folder) {
+            // Another caller was faster; it is checked below like any other.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unavailable(error)),
+            _ => {}
+        }
+    }
+    let found = folder.symlink_metadata().map_err(unavailable)?;
+    let refused = |why: String| Err(NoStore::Refused(format!("the state directory {} {why}", folder.display())));
+    if found.is_symlink() {
+        return refused("is a symlink".to_owned());
+    }
+    if !found.is_dir() {
+        return refused("is not a directory".to_owned());
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let me = rustix::process::geteuid().as_raw();
+        if found.uid() != me {
+            return refused(format!("belongs to user {}, not to {me}", found.uid()));
+        }
+        if found.mode() & 0o022 != 0 {
+            return refused(format!("is writable by others (mode {:o})", found.mode() & 0o777));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(folder: &Path) -> Store {
+        Store::open(&folder.join("state"), "http-localhost-1234").unwrap()
+    }
+
+    #[test]
+    fn a_failure_is_replayed_while_it_is_young_and_the_attempt_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let leadership = store.lock.try_lead().unwrap().unwrap();
+        let failure = Failure::new(Category::LoadRefused, "no room").hinted("buy some");
+        store.change(&leadership, |facts| facts.remember_failure(Some("a"), "x", &failure)).unwrap();
+        let minute = Duration::from_secs(60);
+        let facts = store.facts();
+        let replayed = facts.failure(Some("a"), "x", minute, None).unwrap();
+        assert_eq!((replayed.reason.as_str(), replayed.hint.as_deref()), ("no room", Some("buy some")));
+        assert!(replayed.age.unwrap() < minute);
+        assert_eq!(facts.failure(Some("a"), "y", minute, None), None);
+        assert_eq!(facts.failure(Some("b"), "x", minute, None), None);
+        assert_eq!(facts.failure(None, "x", minute, None), None);
+        assert_eq!(facts.failure(Some("a"), "x", Duration::ZERO, None), None);
+        assert_eq!(facts.failure(Some("a"), "x", minute, Some(now_ms() + 1000)), None);
+        store.change(&leadership, |facts| facts.forget_failures("a")).unwrap();
+        assert_eq!(store.facts().failure(Some("a"), "x", minute, None), None);
+    }
+
+    #[test]
+    fn what_lies_in_the_future_is_not_believed() {
+        assert_eq!(age(now_ms() + 60_000), None);
+    }
+
+    #[test]
+    fn the_usual_load_is_the_median_of_the_last_five() {
+        let mut facts = Facts::default();
+        assert_eq!(facts.usual_load("a"), None);
+        for seconds in [900, 10, 20, 30, 40, 50] {
+            facts.remember_load("a", Duration::from_secs(seconds));
+        }
+        assert_eq!(facts.usual_load("a"), Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_state_file_full_of_garbage_is_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        for garbage in ["", "{", "[]", "{\"failures\": 3}", "\u{0}\u{0}"] {
+            fs::write(folder.path().join("state/http-localhost-1234.json"), garbage).unwrap();
+            assert_eq!(store.facts().usual_load("a"), None);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_others_could_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        store(folder.path());
+        assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = Store::open(&state, "x").unwrap_err();
+        assert!(matches!(refused, NoStore::Refused(why) if why.contains("mode 777")));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&state, &link).unwrap();
+        let refused = Store::open(&link, "x").unwrap_err();
+        assert!(matches!(refused, NoStore::Refused(why) if why.contains("symlink")));
+    }
+}

@@ -1,0 +1,16 @@
+//! Effects: each file has one job and is the only one to name its crate or OS facility.
+//! They report what happened; what to make of it is decided in `gate` and `pure`.
+
+pub mod http;
+pub mod lms;
+pub mod lmstudio;
+pub mod lock;
+pub mod log;
+pub mod machine;
+pub mod memory;
+pub mod paths;
+pub mod process;
+pub mod progress;
+pub mod settings;
+pub mod stop;
+pub mod term;

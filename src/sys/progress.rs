@@ -1,0 +1,115 @@
+//! Shows what a slow call is doing: a moving line on a terminal, one line now and then
+//! elsewhere, nothing when nobody wants it. The only file that names indicatif.
+
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::JoinHandle;
+
+use super::term::Console;
+use crate::pure::text::duration;
+
+/// How often a line is printed where there is no terminal.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    console: Console,
+    style: Style,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Nothing,
+    Lines,
+    Moving,
+}
+
+impl Progress {
+    /// Settles how to show progress.
+    pub fn new(console: Console, wanted: bool) -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|it| it == "dumb");
+        let style = match (wanted && !console.is_quiet(), stderr().is_terminal() && !dumb) {
+            (false, _) => Style::Nothing,
+            (true, true) => Style::Moving,
+            (true, false) => Style::Lines,
+        };
+        Self { console, style }
+    }
+
+    /// Shows that something slow begins; `text` reads on its own, such as "loading `a`".
+    pub fn begin(self, text: &str, usual: Option<Duration>) -> Activity {
+        let text = match usual {
+            Some(usual) => format!("{text} (usually {})", duration(usual)),
+            None => text.to_owned(),
+        };
+        let mut activity = Activity { progress: self, started: Instant::now(), bar: None, reminder: None };
+        match self.style {
+            Style::Nothing => {}
+            Style::Lines => {
+                self.console.note(&text);
+                activity.reminder = Some(tokio::spawn(remind(self.console, text, activity.started)));
+            }
+            Style::Moving => {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                // `{elapsed}` is drawn anew by the ticker; the template is a constant, so it parses.
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {prefix}{elapsed}") {
+                    bar.set_style(style);
+                }
+                bar.set_message(text);
+                bar.enable_steady_tick(Duration::from_millis(120));
+                activity.bar = Some(bar);
+            }
+        }
+        activity
+    }
+}
+
+async fn remind(console: Console, text: String, started: Instant) {
+    loop {
+        tokio::time::sleep(REMINDER).await;
+        console.note(&format!("still {text}, {} so far", duration(started.elapsed())));
+    }
+}
+
+/// Something slow that is going on; ends when dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Activity {
+    progress: Progress,
+    started: Instant,
+    bar: Option<ProgressBar>,
+    reminder: Option<JoinHandle<()>>,
+}
+
+impl Activity {
+    /// Shows how far it is.
+    pub fn percent(&self, percent: u8) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(format!("{percent} % "));
+        }
+    }
+
+    /// Ends it with a line that stays.
+    pub fn done(self, text: &str) {
+        let Self { progress, started, .. } = &self;
+        let (progress, time) = (*progress, started.elapsed());
+        drop(self);
+        if progress.style != Style::Nothing {
+            progress.console.note(&format!("{text} after {}", duration(time)));
+        }
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        if let Some(reminder) = self.reminder.take() {
+            reminder.abort();
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Gathers the configuration: the user's file, the environment and the flags, in that
+//! order of rank. The only file that reads the environment for options.
+
+use std::path::{Path, PathBuf};
+
+use crate::pure::base_url::BaseUrl;
+use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
+use crate::pure::options::{Layer, OPTIONS, Origin, complaint};
+
+use super::http::Token;
+use super::{lmstudio, paths};
+
+/// The configuration and what to tell the user about it.
+#[derive(Debug)]
+pub struct Settings {
+    /// The configuration.
+    pub config: Config,
+    /// Notes about unknown keys and the like.
+    pub warnings: Vec<String>,
+}
+
+/// Reads everything. `file` is what `--config` names.
+///
+/// # Errors
+/// A sentence for exit code 78: what is wrong, where, and what is allowed.
+pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
+    let ConfigFile { layer, warnings } = read_user_file(file)?;
+    let layer = layer.under(read_environment()?).under(flags);
+    Ok(Settings { config: Config::from_layer(&layer), warnings })
+}
+
+/// The file that was named must be there; the ones in their usual places need not.
+fn read_user_file(named: Option<&Path>) -> Result<ConfigFile, String> {
+    let variable = std::env::var_os("LMSWARM_CONFIG").filter(|it| !it.is_empty()).map(PathBuf::from);
+    if let Some(path) = named.map(Path::to_owned).or(variable) {
+        return read_file(&path, Dialect::Own)?.ok_or_else(|| {
+            format!("{}: there is no such config file (named by --config or LMSWARM_CONFIG)", path.display())
+        });
+    }
+    let own = paths::config_home().map(|folder| (folder.join("lmswarm/config.json"), Dialect::Own));
+    // Whoever comes from the older plugin can switch without editing.
+    let ancestors = paths::opencode_config().into_iter().flat_map(|folder| {
+        ["lm-studio-warm.json", "lmstudio-warm.json"].map(|name| (folder.join(name), Dialect::Ancestor))
+    });
+    for (path, dialect) in own.into_iter().chain(ancestors) {
+        if let Some(file) = read_file(&path, dialect)? {
+            return Ok(file);
+        }
+    }
+    Ok(ConfigFile::default())
+}
+
+fn read_file(path: &Path, dialect: Dialect) -> Result<Option<ConfigFile>, String> {
+    let shown = path.display().to_string();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{shown}: cannot be read: {error}")),
+    };
+    let text = String::from_utf8(bytes)
+        .map_err(|error| format!("{shown}: is not UTF-8 text (byte {})", error.utf8_error().valid_up_to() + 1))?;
+    parse_file(&text, &shown, dialect, paths::home().as_deref()).map(Some)
+}
+
+fn read_environment() -> Result<Layer, String> {
+    let mut layer = Layer::default();
+    let home = paths::home();
+    for spec in OPTIONS.iter().filter(|spec| !spec.is_for_file_alone()) {
+        let name = spec.variable();
+        // Empty counts as unset: it is how a shell takes a variable back for one command.
+        let Some(text) = std::env::var_os(&name).filter(|it| !it.is_empty()) else { continue };
+        let text = text.to_str().ok_or_else(|| format!("{name}: is not UTF-8 text"))?;
+        let value = spec.kind.read(text, home.as_deref()).map_err(|why| complaint(&name, text, &why))?;
+        layer.put(spec.key, value, Origin::Variable(name));
+    }
+    Ok(layer)
+}
+
+/// The server's address and, for messages, where it came from.
+pub fn base_url(config: &Config) -> (BaseUrl, String) {
+    match &config.base_url {
+        Some((base, origin)) => (base.clone(), origin.to_string()),
+        None => match lmstudio::last_port() {
+            Some((port, path)) => (BaseUrl::loopback(port), path.display().to_string()),
+            None => (BaseUrl::loopback(1234), "LM Studio's default".to_owned()),
+        },
+    }
+}
+
+/// The API token, if its variable is set.
+pub fn token(config: &Config) -> Option<Token> {
+    std::env::var(&config.api_token_env).ok().and_then(|text| Token::new(&text))
+}

@@ -1,0 +1,134 @@
+//! Being told to stop: SIGINT, SIGTERM, SIGHUP and `--timeout` become one event that every
+//! wait watches. The only file that handles signals.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// Why the call must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A signal, by its number.
+    Signal(u8),
+    /// `--timeout` is over.
+    Deadline,
+}
+
+/// Tells every wait of the call when it must end.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    stop: watch::Receiver<Option<Stop>>,
+}
+
+impl Stopper {
+    /// Takes over the signals from here on; `remaining` is what is left of `--timeout`.
+    ///
+    /// Before this is called a signal ends the process at once, which is right for a warm
+    /// call: it has nothing to clean up.
+    pub fn listen(remaining: Option<Duration>) -> Self {
+        let (sender, stop) = watch::channel(None);
+        let mut signals = Signals::listen();
+        tokio::spawn(async move {
+            let deadline = async {
+                match remaining {
+                    Some(time) => tokio::time::sleep(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stop = tokio::select! {
+                signal = signals.next() => Stop::Signal(signal),
+                () = deadline => Stop::Deadline,
+            };
+            // Nobody listens any more when the call has ended; then nothing is lost.
+            let _ = sender.send(Some(stop));
+            // The sender must live on, or the waits would see a closed channel.
+            std::future::pending::<()>().await;
+        });
+        Self { stop }
+    }
+
+    /// Whether the call must end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Waits until the call must end.
+    pub async fn stopped(&self) -> Stop {
+        let mut stop = self.stop.clone();
+        loop {
+            if let Some(stop) = *stop.borrow_and_update() {
+                return stop;
+            }
+            if stop.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Runs `work` unless the call must end first; dropping `work` must be harmless.
+    ///
+    /// # Errors
+    /// Why the call must end.
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            stop = self.stopped() => Err(stop),
+            done = work => Ok(done),
+        }
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    streams: Vec<(u8, tokio::signal::unix::Signal)>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let kinds = [(1, SignalKind::hangup()), (2, SignalKind::interrupt()), (15, SignalKind::terminate())];
+        let streams = kinds
+            .into_iter()
+            .filter_map(|(number, kind)| match signal(kind) {
+                Ok(stream) => Some((number, stream)),
+                Err(error) => {
+                    // The signal then ends the process the default way.
+                    tracing::debug!(number, %error, "cannot watch a signal");
+                    None
+                }
+            })
+            .collect();
+        Self { streams }
+    }
+
+    async fn next(&mut self) -> u8 {
+        std::future::poll_fn(|context| {
+            for (number, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> Self {
+        Self
+    }
+
+    async fn next(&mut self) -> u8 {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        2
+    }
+}

@@ -1,0 +1,127 @@
+//! What people read: messages on stderr, data on stdout. The only file that writes to
+//! either, so that one place knows about colour, `--quiet`, and pipes that are closed.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::pure::failure::Failure;
+use crate::pure::text::{duration, listed};
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How to speak to people.
+#[derive(Debug, Clone, Copy)]
+pub struct Console {
+    quiet: bool,
+    color: bool,
+}
+
+const RED: &str = "\u{1b}[1;31m";
+const YELLOW: &str = "\u{1b}[1;33m";
+const CYAN: &str = "\u{1b}[36m";
+const PLAIN: &str = "\u{1b}[0m";
+
+impl Console {
+    /// Settles how to speak.
+    pub fn new(quiet: bool, choice: ColorChoice) -> Self {
+        let color = match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => {
+                io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
+            }
+        };
+        Self { quiet, color }
+    }
+
+    /// Whether colour is used.
+    pub fn color(self) -> bool {
+        self.color
+    }
+
+    /// Whether only errors are shown.
+    pub fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Says what is going on.
+    pub fn note(self, text: &str) {
+        if !self.quiet {
+            write_line(&format!("lmswarm: {text}"));
+        }
+    }
+
+    /// Says something worth knowing that stops nobody.
+    pub fn warning(self, text: &str) {
+        if !self.quiet {
+            write_line(&format!("lmswarm: {} {text}", self.paint(YELLOW, "warning:")));
+        }
+    }
+
+    /// Says what went wrong and what to do next.
+    pub fn error(self, reason: &str, hint: Option<&str>) {
+        write_line(&format!("lmswarm: {} {reason}", self.paint(RED, "error:")));
+        if let Some(hint) = hint {
+            write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
+        }
+    }
+
+    /// Says why a model is not addressable; `blocks` tells an error from a warning.
+    pub fn failure(self, failure: &Failure, blocks: bool) {
+        let age = failure
+            .age
+            .map_or(String::new(), |age| format!(" (found out {} ago; `--fresh` tries again now)", duration(age)));
+        let reason = format!("{}{age}", failure.reason);
+        let near = match failure.suggestions.as_slice() {
+            [] => None,
+            names => Some(format!("did you mean {}?", listed(names.iter().map(String::as_str)))),
+        };
+        let hint = match (near, &failure.hint) {
+            (Some(near), Some(hint)) => Some(format!("{near} {hint}")),
+            (near, hint) => near.or_else(|| hint.clone()),
+        };
+        if blocks {
+            self.error(&reason, hint.as_deref());
+        } else if !self.quiet {
+            self.warning(&reason);
+            if let Some(hint) = hint {
+                write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
+            }
+        }
+    }
+
+    fn paint(self, color: &str, text: &str) -> String {
+        if self.color { format!("{color}{text}{PLAIN}") } else { text.to_owned() }
+    }
+}
+
+/// A warning from before anybody settled how to speak.
+pub fn warn_early(text: &str) {
+    write_line(&format!("lmswarm: warning: {text}"));
+}
+
+/// Prints data. A reader that went away is no error of ours.
+///
+/// # Errors
+/// When stdout cannot be written to for another reason.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Nobody is left to tell when stderr is closed.
+fn write_line(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
