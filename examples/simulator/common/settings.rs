@@ -1,0 +1,184 @@
+//! What a test may set: how the simulated LM Studio behaves, and what goes wrong.
+//!
+//! What a setting or a fault does is with the code that carries it out, not here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::model::Model;
+
+/// A linked machine and the models it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Link {
+    /// Its LM Link identifier.
+    pub device: String,
+    /// What people call it.
+    pub device_name: String,
+    /// The keys it has downloaded.
+    pub keys: Vec<String>,
+}
+
+/// `config.json`: how the simulated LM Studio behaves when nothing goes wrong.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct Config {
+    /// How long a load takes.
+    pub load_ms: u64,
+    /// The same, by key.
+    pub load_ms_by_key: BTreeMap<String, u64>,
+    /// What starting `lms` costs.
+    pub lms_start_ms: u64,
+    /// The API token REST clients need.
+    pub token: Option<String>,
+    /// Just-in-time loading.
+    pub jit: bool,
+    /// How long a just-in-time load lives unused.
+    pub jit_ttl_seconds: u64,
+    /// Whether a just-in-time load evicts the one before.
+    pub jit_evict: bool,
+    /// Memory for models; none is without limit.
+    pub ram_bytes: Option<u64>,
+    /// Which REST generations there are: `v1`, `v0` or `openai`.
+    pub rest_version: String,
+    /// Whether `/api/v0` is there.
+    pub v0: bool,
+    /// LM Studio 0.3.14: one resident model answers for every name.
+    pub answers_any_model: bool,
+    /// How long a loading instance stays out of the lists.
+    pub list_loading_after_ms: u64,
+    /// `finish` or `cancel`: a load whose `lms` went away without a word.
+    pub on_client_gone: String,
+    /// `bun` or `node`: the build of `lms`.
+    pub client_build: String,
+    /// A load stops half-way until it is released.
+    pub hold_loads: bool,
+    /// Linked machines.
+    pub links: Vec<Link>,
+    /// What can be downloaded.
+    pub catalogue: Vec<Model>,
+    /// How long a download takes.
+    pub download_ms: u64,
+    /// How long the REST server takes to start.
+    pub server_start_ms: u64,
+    /// How long a generation takes.
+    pub chat_ms: u64,
+    /// The application starts and never opens its API port.
+    pub never_starts: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            load_ms: 300,
+            load_ms_by_key: BTreeMap::new(),
+            lms_start_ms: 0,
+            token: None,
+            jit: true,
+            jit_ttl_seconds: 3600,
+            jit_evict: true,
+            ram_bytes: None,
+            rest_version: "v1".into(),
+            v0: true,
+            answers_any_model: false,
+            list_loading_after_ms: 0,
+            on_client_gone: "finish".into(),
+            client_build: "bun".into(),
+            hold_loads: false,
+            links: Vec::new(),
+            catalogue: Vec::new(),
+            download_ms: 500,
+            server_start_ms: 0,
+            chat_ms: 0,
+            never_starts: false,
+        }
+    }
+}
+
+/// What a fault does. Which kinds a target understands is in the modules that carry them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Bom,
+    Crash,
+    Empty,
+    Fail,
+    Flood,
+    Garbage,
+    Ghost,
+    Grandchild,
+    Hang,
+    Html,
+    Huge,
+    IgnoreSigint,
+    LessContext,
+    Notice,
+    Null,
+    OtherId,
+    PortTaken,
+    Race,
+    Refuse,
+    Reset,
+    Slow,
+    Status,
+    Truncated,
+    Unexpected,
+    Utf16,
+    Vanish,
+    Wrapper,
+}
+
+/// One entry of `faults.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Fault {
+    /// Whom it strikes: `rest`, `GET /v1/models`, `lms`, `lms load`, `load`, ...
+    pub on: String,
+    /// What it does.
+    pub kind: Kind,
+    /// How often it still strikes; absent: always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    /// For `load`: only this key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// For `slow` and `grandchild`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ms: Option<u64>,
+    /// For `fail`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// For `fail`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
+    /// For `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// For `status`: a string is sent as it is, anything else as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// For `flood` and `huge`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// For `crash` and `hang` of a load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u64>,
+    /// For `less-context`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u64>,
+    /// For `other-id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<String>,
+}
+
+impl Fault {
+    /// Whether it strikes one of `targets`.
+    pub fn strikes(&self, targets: &[&str], key: Option<&str>) -> bool {
+        self.times != Some(0)
+            && targets.contains(&self.on.as_str())
+            && (self.key.is_none() || self.key.as_deref() == key)
+    }
+}
