@@ -1,0 +1,98 @@
+//! The `lms` program: where it is, and how it misbehaves.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine};
+
+#[test]
+fn lms_is_found_where_lm_studio_puts_it() {
+    for (place, pointer) in
+        [(".lmstudio/bin/lms", None), (".cache/lm-studio/bin/lms", None), ("elsewhere/bin/lms", Some("elsewhere"))]
+    {
+        let machine = Machine::new();
+        std::fs::remove_file(machine.path("bin/lms")).unwrap();
+        machine.install_lms_at(place);
+        if let Some(pointer) = pointer {
+            machine.write(".lmstudio-home-pointer", &format!("{}\n", machine.path(pointer).display()));
+        }
+        // The pointer leads lms itself away from the simulator, so its call is what counts.
+        let _ = machine.ensure(&[LLAMA, "--loader", "lms"]);
+        let moved = machine.path("elsewhere/.simulator/record.jsonl");
+        let called = machine.lms_calls().len() + usize::from(moved.exists());
+        assert!(called > 0, "{place}");
+    }
+}
+
+#[test]
+fn the_configured_lms_is_used_and_no_other() {
+    let machine = Machine::new();
+    machine.install_lms_at("mine/lms");
+    machine.ensure(&[LLAMA, "--lms-path", machine.path("mine/lms").to_str().unwrap()]).expect(0).json();
+    let run = machine.ensure(&["google/gemma-3-12b", "--loader", "lms", "--lms-path", "/nowhere/lms"]).expect(5);
+    run.says("/nowhere/lms (configured as lmsPath)").json();
+}
+
+#[test]
+fn an_lms_that_hangs_is_ended() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "lms load", "kind": "hang" }]));
+    machine.ensure(&[LLAMA, "--load-timeout-ms", "300"]).expect(5).says("was not loaded after loadTimeoutMs");
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipes_does_not_hold_the_call() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "lms", "kind": "grandchild", "ms": 120_000 }]));
+    machine.ensure(&[LLAMA]).expect(0).json();
+}
+
+#[test]
+fn a_flood_of_output_does_not_stop_the_load() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "lms load", "kind": "flood", "bytes": 30_000_000 }]));
+    machine.ensure(&[LLAMA]).expect(0).json();
+}
+
+#[test]
+fn every_shape_of_a_list_is_read_or_unknown() {
+    let machine = Machine::with(json!({ "token": "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt" }));
+    machine.preload(LLAMA);
+    for kind in ["utf16", "bom", "notice", "slow", "grandchild"] {
+        machine.faults(json!([{ "on": "lms ps", "kind": kind, "ms": 50 }]));
+        let run = machine.ensure(&[LLAMA, "--verify-cache-ms", "0"]).expect(0);
+        assert_eq!(run.model()["source"], "lms-ps", "{kind}");
+    }
+    for kind in ["garbage", "truncated", "html", "wrapper", "empty", "fail"] {
+        machine.faults(json!([{ "on": "lms ps", "kind": kind }]));
+        machine.ensure(&[LLAMA, "--verify-cache-ms", "0"]).expect(7).json();
+    }
+    assert_eq!(machine.loads(LLAMA), 0);
+}
+
+#[test]
+fn a_list_that_an_unload_spoilt_is_asked_for_again() {
+    let machine = Machine::with(json!({ "token": "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt" }));
+    machine.preload(LLAMA);
+    machine.faults(json!([{ "on": "lms ps", "kind": "race", "times": 1 }]));
+    machine.ensure(&[LLAMA]).expect(0).json();
+    assert_eq!(machine.lms_calls(), ["ps --json", "ps --json"]);
+}
+
+#[test]
+fn a_model_of_a_linked_machine_alone_is_loaded_there() {
+    let links = json!([{ "device": "d1", "deviceName": "big-box", "keys": ["acme/far"] }]);
+    let machine = Machine::with(json!({ "links": links }));
+    let model = machine.ensure(&["acme/far"]).expect(0).model();
+    assert_eq!(model["addressable"], true);
+    assert_eq!(machine.events("load-begin")[0]["device"], "d1");
+}
+
+#[test]
+fn a_similar_model_here_is_never_taken_for_one_on_a_linked_machine() {
+    let links = json!([{ "device": "d1", "deviceName": "big-box", "keys": ["gemma-3-4b"] }]);
+    let machine = Machine::with(json!({ "links": links }));
+    // `gemma-3-4b` is there, and `gemma-3-4b-it`, which it matches fuzzily, is here.
+    machine.ensure(&["gemma-3-4b"]).expect(0).json();
+    let loads = machine.events("load-begin");
+    assert_eq!((loads.len(), &loads[0]["key"], &loads[0]["device"]), (1, &json!("gemma-3-4b"), &json!("d1")));
+}

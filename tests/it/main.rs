@@ -1,0 +1,19 @@
+//! Drives the built binary against the simulator, as a user would, and asserts on what the
+//! simulator recorded: loads, requests, order. Never on time.
+
+#![expect(unreachable_pub, reason = "nothing leaves a test; pub marks what other modules use")]
+#![expect(clippy::print_stderr, reason = "a test that fails prints the record")]
+#![expect(clippy::needless_pass_by_value, reason = "`json!({ … })` reads better without a `&` before it")]
+
+mod config;
+mod ensure;
+mod failures;
+mod fleet;
+mod inputs;
+mod lms;
+mod output;
+mod proxy;
+mod rest;
+mod security;
+mod server;
+mod support;

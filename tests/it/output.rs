@@ -1,0 +1,100 @@
+//! What people and programs read.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine, run};
+
+#[test]
+fn without_a_terminal_a_slow_call_says_when_it_begins_and_ends() {
+    let machine = Machine::new();
+    let cold = machine.run(&["ensure", LLAMA]).expect(0);
+    let lines: Vec<&str> = cold.stderr.lines().collect();
+    assert_eq!(lines[0], format!("lmswarm: loading `{LLAMA}`"));
+    assert!(lines[1].starts_with(&format!("lmswarm: `{LLAMA}` is loaded after ")), "{lines:?}");
+    assert_eq!((lines.len(), cold.stdout.as_str()), (2, ""));
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    machine.run(&["ensure", LLAMA]).expect(0).says(&format!("loading `{LLAMA}` (usually "));
+}
+
+#[test]
+fn quiet_says_nothing_but_errors() {
+    let machine = Machine::new();
+    assert_eq!(machine.run(&["ensure", "-q", LLAMA]).expect(0).stderr, "");
+    let failed = machine.run(&["ensure", "-q", "nowhere"]).expect(4);
+    assert!(failed.stderr.starts_with("lmswarm: error: `nowhere` is not downloaded\n  hint: "), "{failed:?}");
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    assert_eq!(machine.run(&["ensure", "--no-progress", LLAMA]).expect(0).stderr, "");
+}
+
+#[test]
+fn verbose_shows_what_was_asked_but_no_token() {
+    let machine = Machine::new();
+    let token = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
+    let run = run(machine.command(&["ensure", "-vv", LLAMA]).env("LM_API_TOKEN", token)).expect(0);
+    assert!(run.stderr.contains("starting a child"), "{}", run.stderr);
+    assert!(!run.stderr.contains("AbCdEfGh"), "{}", run.stderr);
+}
+
+#[test]
+fn colour_comes_only_when_wanted() {
+    let machine = Machine::new();
+    let plain = machine.run(&["ensure", "nowhere"]).expect(4);
+    assert!(!plain.stderr.contains('\u{1b}'));
+    let always = machine.run(&["ensure", "nowhere", "--color", "always"]).expect(4);
+    assert!(always.stderr.contains("\u{1b}[1;31merror:\u{1b}[0m"), "{always:?}");
+}
+
+#[test]
+fn the_log_file_is_written_by_work_and_not_by_a_warm_call() {
+    let machine = Machine::new();
+    let log = machine.path("lmswarm.log");
+    let args = ["ensure", LLAMA, "--log-file", log.to_str().unwrap()];
+    machine.preload(LLAMA);
+    machine.run(&args).expect(0).says("");
+    assert!(!log.exists());
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    machine.run(&args).expect(0).says("");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains(LLAMA), "{text}");
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    machine.run(&["ensure", LLAMA, "--log-file", "/nowhere/x.log"]).expect(0).says("cannot write the log file");
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    let mut child = machine
+        .command(&["ensure", "--json", LLAMA])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
+
+/// The exit codes and the options stand in the code, in `--help` and in the README: one table each.
+#[test]
+fn help_readme_and_code_agree() {
+    let machine = Machine::bare();
+    let help = machine.run(&["ensure", "--help"]).expect(0).stdout;
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert!(help.contains(lmswarm::pure::exit::HELP.lines().next().unwrap()));
+    for line in lmswarm::pure::exit::HELP.lines().skip(1) {
+        let (codes, meaning) = line.trim().split_once("   ").unwrap_or_else(|| line.trim().split_once("  ").unwrap());
+        assert!(readme.contains(meaning.trim()), "README lacks exit code {codes}: {meaning}");
+    }
+    for spec in lmswarm::pure::options::OPTIONS {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}`", spec.key)));
+        let row = row.unwrap_or_else(|| panic!("README has no row for {}", spec.key));
+        if !spec.is_for_file_alone() {
+            assert!(help.contains(&format!("--{}", spec.flag)), "--help lacks --{}", spec.flag);
+            assert!(
+                row.contains(&format!("`--{}`", spec.flag)) && row.contains(&format!("`{}`", spec.variable())),
+                "{row}"
+            );
+        }
+    }
+}
