@@ -68,12 +68,13 @@ async fn ensure(args: EnsureArgs, console: Console, started: Instant) -> Result<
             wants.push(Want { requested, key, options });
         }
     }
-    let (base, origin) = settings::base_url(&config);
-    let server = Server::new(base, settings::token(&config), config.probe_timeout).map_err(Trouble::Unexpected)?;
+    let address = settings::address(&config).map_err(Trouble::Config)?;
+    let token = settings::token(&config, &address);
+    let server = Server::new(address.base, token, config.probe_timeout).map_err(Trouble::Unexpected)?;
     let call = Call {
         config: &config,
         server: &server,
-        origin: &origin,
+        origin: &address.origin,
         state_dir: config.state_dir.clone().or_else(paths::state_dir),
         wants: &wants,
         fresh: args.fresh,

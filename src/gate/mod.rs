@@ -419,7 +419,7 @@ impl<'a> Work<'a> {
             .hinted("raise --timeout; how long a load usually takes is shown while it runs"),
             Stop::Signal(number) => Failure {
                 signal: Some(number),
-                ..Failure::new(Category::Interrupted, format!("stopped by signal {number}"))
+                ..Failure::new(Category::Interrupted, format!("stopped by {}", signal_name(number)))
             },
         }
     }
@@ -453,6 +453,14 @@ fn drift_failure(want: &Want, Drift { has, wants }: Drift) -> Failure {
         format!("`{key}` is resident with a context of {has} tokens, and {wants} are configured"),
     )
     .hinted(format!("unload it (`lms unload {key}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
+}
+
+fn signal_name(number: u8) -> &'static str {
+    match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        _ => "SIGTERM",
+    }
 }
 
 /// Intervals of a poll that starts quick and slows down: 50 ms to 500 ms.

@@ -8,6 +8,7 @@ pub mod failure;
 pub mod lms_output;
 pub mod load;
 pub mod model;
+pub mod opencode;
 pub mod options;
 pub mod report;
 pub mod residency;

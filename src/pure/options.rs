@@ -75,7 +75,7 @@ pub const OPTIONS: &[Spec] = &[
         key: "baseURL",
         flag: "base-url",
         kind: Kind::Url,
-        default: "LM Studio's own last port, else http://127.0.0.1:1234/v1",
+        default: "opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1",
         help: "Address of the LM Studio server",
     },
     Spec {

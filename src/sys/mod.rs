@@ -8,6 +8,7 @@ pub mod lock;
 pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod opencode;
 pub mod paths;
 pub mod process;
 pub mod progress;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
+use crate::pure::opencode::{Trust, base_url, user_names_host};
 use crate::pure::options::{Layer, OPTIONS, Origin, complaint};
 
 use super::http::Token;
-use super::{lmstudio, paths};
+use super::{lmstudio, opencode, paths};
 
 /// The configuration and what to tell the user about it.
 #[derive(Debug)]
@@ -76,18 +77,59 @@ fn read_environment() -> Result<Layer, String> {
     Ok(layer)
 }
 
-/// The server's address and, for messages, where it came from.
-pub fn base_url(config: &Config) -> (BaseUrl, String) {
-    match &config.base_url {
-        Some((base, origin)) => (base.clone(), origin.to_string()),
-        None => match lmstudio::last_port() {
-            Some((port, path)) => (BaseUrl::loopback(port), path.display().to_string()),
-            None => (BaseUrl::loopback(1234), "LM Studio's default".to_owned()),
-        },
-    }
+/// The server's address.
+#[derive(Debug)]
+pub struct Address {
+    /// Where it is.
+    pub base: BaseUrl,
+    /// Where that came from, for messages.
+    pub origin: String,
+    /// Whether the user's token may go there. A project's files may choose the address, but
+    /// never where the token goes.
+    pub may_send_token: bool,
 }
 
-/// The API token, if its variable is set.
-pub fn token(config: &Config) -> Option<Token> {
-    std::env::var(&config.api_token_env).ok().and_then(|text| Token::new(&text))
+/// Finds the server's address: configured, else opencode's, else LM Studio's own last port,
+/// else LM Studio's default.
+///
+/// # Errors
+/// A sentence for exit code 78: opencode's configuration is broken, or its address is none.
+pub fn address(config: &Config) -> Result<Address, String> {
+    let own = |base, origin| Address { base, origin, may_send_token: true };
+    if let Some((base, origin)) = &config.base_url {
+        return Ok(own(base.clone(), origin.to_string()));
+    }
+    let sources = opencode::sources()?;
+    if let Some((text, source)) = base_url(&sources, &config.providers) {
+        let text = with_variables(text);
+        let base = BaseUrl::parse(&text)
+            .map_err(|why| complaint(&format!("{}: baseURL", source.name), &text, &why.to_string()))?;
+        let may_send_token = source.trust == Trust::User
+            || base.is_loopback()
+            || user_names_host(&sources, &config.providers, &base.host());
+        return Ok(Address { base, origin: source.name.clone(), may_send_token });
+    }
+    Ok(match lmstudio::last_port() {
+        Some((port, path)) => own(BaseUrl::loopback(port), path.display().to_string()),
+        None => own(BaseUrl::loopback(1234), "LM Studio's default".to_owned()),
+    })
+}
+
+/// opencode replaces `${NAME}` in an address when it sends a request.
+fn with_variables(text: &str) -> String {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, after)) = after.split_once('}') else { break };
+        replaced.push_str(before);
+        replaced.push_str(&std::env::var(name).unwrap_or_default());
+        rest = after;
+    }
+    replaced + rest
+}
+
+/// The API token, if its variable is set and it may go to that address.
+pub fn token(config: &Config, address: &Address) -> Option<Token> {
+    let text = std::env::var(&config.api_token_env).ok().filter(|_| address.may_send_token)?;
+    Token::new(&text)
 }

@@ -11,6 +11,7 @@ mod failures;
 mod fleet;
 mod inputs;
 mod lms;
+mod opencode;
 mod output;
 mod proxy;
 mod rest;

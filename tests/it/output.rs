@@ -16,6 +16,23 @@ fn without_a_terminal_a_slow_call_says_when_it_begins_and_ends() {
     machine.run(&["ensure", LLAMA]).expect(0).says(&format!("loading `{LLAMA}` (usually "));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_a_moving_line_shows_percent_and_the_usual_time_and_then_goes_away() {
+    let machine = Machine::with(json!({ "loadMs": 700 }));
+    machine.run(&["ensure", LLAMA]).expect(0);
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    let line = format!("{} ensure {LLAMA}", env!("CARGO_BIN_EXE_lmswarm"));
+    let mut command = std::process::Command::new("/usr/bin/script");
+    command.args(["-qefc", &line, "/dev/null"]).env_clear().stdin(std::process::Stdio::null());
+    command.envs(machine.environment()).env("TERM", "xterm").env("SHELL", "/bin/sh");
+    let shown = run(&mut command).expect(0).stdout;
+    assert!(shown.contains(&format!("loading `{LLAMA}` (usually 7")), "{shown:?}");
+    assert!(shown.contains(" % "), "{shown:?}");
+    let last = shown.rsplit("\u{1b}[2K").next().unwrap();
+    assert!(last.starts_with(&format!("lmswarm: `{LLAMA}` is loaded after ")), "{shown:?}");
+}
+
 #[test]
 fn quiet_says_nothing_but_errors() {
     let machine = Machine::new();

@@ -216,7 +216,7 @@ impl Machine {
         command
     }
 
-    fn environment(&self) -> Vec<(&'static str, std::ffi::OsString)> {
+    pub fn environment(&self) -> Vec<(&'static str, std::ffi::OsString)> {
         vec![
             ("HOME", self.home().into()),
             ("PATH", self.path("bin").into()),

@@ -1,0 +1,138 @@
+//! The address of the server as opencode's configuration gives it, and whom it may make us
+//! trust.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine, Run, run};
+
+const GLOBAL: &str = ".config/opencode/opencode.json";
+const TOKEN: &str = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
+
+fn provider(url: &str) -> String {
+    json!({ "provider": { "lmstudio": { "options": { "baseURL": url } } } }).to_string()
+}
+
+/// `ensure` in the project `work/inner`, without an address of its own.
+fn in_project(machine: &Machine, variables: &[(&str, &str)]) -> Run {
+    let folder = machine.path("work/inner");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut command = machine.command(&["ensure", "--json", LLAMA]);
+    command.env_remove("LMSWARM_BASE_URL").envs(variables.iter().copied()).current_dir(folder);
+    run(&mut command)
+}
+
+fn base_url(run: &Run) -> String {
+    run.model()["baseURL"].as_str().expect("a URL").to_owned()
+}
+
+#[test]
+fn opencodes_provider_says_where_the_server_is() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    machine.write(GLOBAL, &provider(&machine.base_url()));
+    machine.write(".lmstudio/.internal/http-server-config.json", "{\"port\": 1}");
+    assert_eq!(base_url(&in_project(&machine, &[]).expect(0)), machine.base_url());
+    machine.write(GLOBAL, &format!("// mine\n{}", provider("http://127.0.0.1:{env:P}${Q}/v1")));
+    let port = machine.rest_port.to_string();
+    let (first, rest) = port.split_at(2);
+    assert_eq!(base_url(&in_project(&machine, &[("P", first), ("Q", rest)]).expect(0)), machine.base_url());
+}
+
+#[test]
+fn every_source_has_its_rank() {
+    let machine = Machine::new();
+    let url = |number: u16| format!("http://127.0.0.1:{number}");
+    let dir = machine.path("dir").display().to_string();
+    let named = machine.path("named.json").display().to_string();
+    // Nothing listens on ports this low, so each run says which address it took.
+    let ladder = [
+        (".config/opencode/config.json", 11),
+        (GLOBAL, 12),
+        (".config/opencode/opencode.jsonc", 13),
+        ("named.json", 14),
+        ("work/opencode.json", 15),
+        ("work/inner/opencode.json", 16),
+        ("work/inner/opencode.jsonc", 17),
+        ("work/inner/.opencode/opencode.json", 18),
+        ("work/.opencode/opencode.json", 19),
+        (".opencode/opencode.json", 20),
+        ("dir/opencode.json", 21),
+    ];
+    machine.write("bin/git", "");
+    std::fs::create_dir_all(machine.path("work/.git")).unwrap();
+    for (place, number) in ladder {
+        machine.write(place, &provider(&url(number)));
+        let mut variables = vec![("OPENCODE_CONFIG_DIR", dir.as_str())];
+        if number >= 14 {
+            variables.push(("OPENCODE_CONFIG", named.as_str()));
+        }
+        let run = in_project(&machine, &variables).expect(3);
+        assert_eq!(base_url(&run), format!("{}/v1", url(number)), "{place}");
+    }
+    let content = provider(&url(22));
+    let run = in_project(&machine, &[("OPENCODE_CONFIG_CONTENT", &content), ("OPENCODE_CONFIG_DIR", &dir)]).expect(3);
+    assert_eq!(base_url(&run), format!("{}/v1", url(22)));
+    // Above the repository nothing of the project counts.
+    for place in ["work/opencode.json", "work/inner/opencode.json", "work/inner/opencode.jsonc"] {
+        std::fs::remove_file(machine.path(place)).unwrap();
+    }
+    for place in ["work/inner/.opencode", "work/.opencode", ".opencode"] {
+        std::fs::remove_dir_all(machine.path(place)).unwrap();
+    }
+    machine.write("opencode.json", &provider(&url(30)));
+    assert_eq!(base_url(&in_project(&machine, &[]).expect(3)), format!("{}/v1", url(13)));
+    std::fs::remove_dir(machine.path("work/.git")).unwrap();
+    assert_eq!(base_url(&in_project(&machine, &[]).expect(3)), format!("{}/v1", url(30)));
+    let run = in_project(&machine, &[("OPENCODE_DISABLE_PROJECT_CONFIG", "1")]).expect(3);
+    assert_eq!(base_url(&run), format!("{}/v1", url(13)));
+}
+
+#[test]
+fn a_configuration_that_opencode_would_refuse_is_exit_78() {
+    let machine = Machine::new();
+    machine.write(GLOBAL, "{\n \"provider\": [}");
+    in_project(&machine, &[]).expect(78).says("opencode.json:2:").json();
+    machine.write(GLOBAL, &provider("{file:nowhere}"));
+    in_project(&machine, &[]).expect(78).says("`{file:nowhere}` cannot be read").json();
+    machine.write(GLOBAL, &provider("localhost:1"));
+    in_project(&machine, &[]).expect(78).says("baseURL: `localhost:1` has no `http://` in front").json();
+    machine.preload(LLAMA);
+    machine.ensure(&[LLAMA]).expect(0).json();
+}
+
+#[test]
+fn a_projects_files_never_say_where_the_token_goes() {
+    let machine = Machine::new();
+    let token = ("LM_API_TOKEN", TOKEN);
+    // A name that only a proxy can resolve makes the request visible without leaving this machine.
+    let (proxy, heard) = listening_proxy();
+    let variables = [token, ("http_proxy", proxy.as_str())];
+    let elsewhere = provider("http://llm.example:1234/v1");
+    machine.write("work/inner/opencode.json", &elsewhere);
+    let _ = in_project(&machine, &variables);
+    assert!(!heard().contains("authorization"), "only the project names that host");
+    machine.write(GLOBAL, &elsewhere);
+    let _ = in_project(&machine, &variables);
+    assert!(heard().contains("authorization: bearer"), "the user names it, too");
+    machine.write("work/inner/opencode.json", &provider(&machine.base_url()));
+    machine.configure(json!({ "token": TOKEN }));
+    assert_eq!(in_project(&machine, &[token]).expect(0).model()["source"], "rest-v1");
+}
+
+/// A proxy that refuses everything and tells what it heard since it was asked last.
+fn listening_proxy() -> (String, impl Fn() -> String) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let shared = heard.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let count = stream.read(&mut head).unwrap_or(0);
+            shared.lock().expect("no panic").push_str(&String::from_utf8_lossy(&head[..count]).to_lowercase());
+            let _ = stream.write_all(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    (url, move || std::mem::take(&mut *heard.lock().expect("no panic")))
+}
