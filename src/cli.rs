@@ -95,9 +95,8 @@ pub struct VoiceArgs {
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(time) if time.is_zero() => Err("must be longer than nothing".to_owned()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(format!("{error}; write it as 90s, 10m or 1h30m")),
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("it must be a time with a unit, such as 90s, 10m or 1h30m".to_owned()),
     }
 }
 

@@ -9,7 +9,8 @@
 //! main  ->  commands  ->  gate  ->  sys  ->  pure
 //! ```
 //!
-//! - [`cli`]: what can be typed. Read by `main` and `commands` alone.
+//! - [`cli`]: what can be typed; made from the table in `pure::options`. Read by `main` and
+//!   `commands` alone.
 //! - [`commands`]: one file each; a typed request becomes a call of the gate, and its
 //!   outcome becomes text or JSON.
 //! - [`gate`]: the one place where order matters: look, settle, lead or wait, repair, load,
@@ -21,13 +22,14 @@
 //!
 //! # What always holds
 //!
-//! - Success is only ever reported from a look that showed the model addressable, never
-//!   because a load said so.
+//! - Success is only ever reported from a look that showed the model addressable (a young
+//!   one, where it had to come from `lms ps`), never because a load said so.
 //! - Whatever cannot be read is *unknown*, never *empty*: nothing is loaded on a guess.
 //! - A warm call takes one round of two requests. It takes no lock, starts no child, and
 //!   writes nothing.
 //! - What changes what is loaded asks to be shown the leadership (`Lead`).
-//! - Only an instance that `lms ps` calls idle is unloaded.
+//! - Only an instance that `lms ps` calls idle, and that is not loading, is unloaded; and,
+//!   at once, what our own load brought up under a wrong name.
 
 pub mod cli;
 pub mod commands;

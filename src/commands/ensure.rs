@@ -17,13 +17,18 @@ use crate::sys::{log, paths};
 /// Why the call failed as a whole.
 enum Trouble {
     Usage(String),
-    Config(String),
+    Config(String, Option<&'static str>),
     Unexpected(anyhow::Error),
 }
 
 impl From<Refusal> for Trouble {
     fn from(refusal: Refusal) -> Self {
-        Self::Config(refusal.0)
+        Self::Config(
+            refusal.0,
+            Some(
+                "make it a folder of yours that only you can write to (`chmod go-w`), or name another with --state-dir",
+            ),
+        )
     }
 }
 
@@ -38,7 +43,7 @@ pub(super) async fn run(args: EnsureArgs) -> ExitCode {
             console.error(&reason, Some("`lmswarm ensure --help` shows what can be given"));
             return ExitCode::Usage;
         }
-        Err(Trouble::Config(reason)) => (ExitCode::Config, reason, None),
+        Err(Trouble::Config(reason, hint)) => (ExitCode::Config, reason, hint),
         Err(Trouble::Unexpected(error)) => (
             ExitCode::Unexpected,
             format!("{error:#}"),
@@ -54,7 +59,7 @@ pub(super) async fn run(args: EnsureArgs) -> ExitCode {
 
 async fn ensure(args: EnsureArgs, console: Console, started: Instant) -> Result<ExitCode, Trouble> {
     let Settings { config, warnings } =
-        settings::gather(args.config.as_deref(), args.options.0).map_err(Trouble::Config)?;
+        settings::gather(args.config.as_deref(), args.options.0).map_err(|reason| Trouble::Config(reason, None))?;
     log::start(args.voice.verbose, console.color(), config.log_file.clone());
     for warning in &warnings {
         console.warning(warning);
@@ -68,8 +73,10 @@ async fn ensure(args: EnsureArgs, console: Console, started: Instant) -> Result<
             wants.push(Want { requested, key, options });
         }
     }
-    let address = settings::address(&config).map_err(Trouble::Config)?;
-    let token = settings::token(&config, &address);
+    let address = settings::address(&config).map_err(|reason| {
+        Trouble::Config(reason, Some("--base-url, or `baseURL` in lmswarm's own config file, makes it independent of opencode's configuration"))
+    })?;
+    let token = settings::token(&config, &address).map_err(|reason| Trouble::Config(reason, None))?;
     let server = Server::new(address.base, token, config.probe_timeout).map_err(Trouble::Unexpected)?;
     let call = Call {
         config: &config,

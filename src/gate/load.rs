@@ -1,44 +1,34 @@
-//! The load itself: the exact key or nothing, by `lms` or by REST, then the proof that it
-//! is addressable. Exit code 0 of `lms load` alone proves nothing.
+//! The load itself, by `lms` or by REST, then the proof that the model is addressable. Exit
+//! code 0 of `lms load` alone proves nothing.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::look::Sight;
+use super::obtain::Target;
 use super::room::Evictions;
 use super::{Backoff, Lead, Want, Work, context_warning, drift_failure};
 use crate::pure::config::{Device, Loader, OnMismatch};
 use crate::pure::failure::{Category, Failure};
-use crate::pure::lms_output::{LoadProblem, decode, load_problem, loaded_identifier};
-use crate::pure::load::{Placement, load_args, matches_fuzzily};
+use crate::pure::lms_output::{
+    LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
+};
+use crate::pure::load::{Placement, load_args};
 use crate::pure::report::{Action, Ready};
-use crate::pure::residency::{Downloaded, Location, Residency, Snapshot, drift, find_downloaded};
-use crate::pure::rest::{Managed, read_managed};
-use crate::pure::text::{duration, printable, similar};
-use crate::sys::lms::{Lms, Problem, complaint};
+use crate::pure::residency::{Instance, Readiness, Residency, drift};
+use crate::pure::rest::Managed;
+use crate::pure::text::{duration, printable};
+use crate::sys::lms::{Lms, complaint};
 use crate::sys::process::Exit;
+use crate::sys::progress::Activity;
 
-/// How long an instance may take to appear in the lists after its load has ended.
-const APPEARS: Duration = Duration::from_secs(3);
-/// How often a download over REST is asked how far it is.
-const DOWNLOAD_POLL: Duration = Duration::from_secs(1);
-
-/// A downloaded model that is to be loaded.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    /// Where to load it.
-    pub(super) placement: Placement,
-    /// The most context it can have.
-    pub(super) max_context: Option<u64>,
-    /// Its size on disk.
-    pub(super) size_bytes: Option<u64>,
-    /// `--local` was chosen without knowing that the model is here.
-    placement_is_guess: bool,
-}
+/// How long an instance may take to appear in the lists: `lms ps` shows a load about 200 ms
+/// after it began.
+const APPEARS: Duration = Duration::from_millis(1500);
 
 /// What carries out a load.
-enum By<'a> {
+pub(super) enum By<'a> {
     Lms(&'a Lms),
     Rest,
 }
@@ -47,184 +37,43 @@ enum By<'a> {
 enum Attempt {
     /// It says it loaded.
     Loaded,
+    /// It did not.
+    Failed(Failure),
     /// The guardrail refused it; holds the server's words.
     OutOfMemory(String),
     /// `lms` did not find the key where it was told to look.
-    NotFound(String),
+    NotFound(Failure),
+    /// It did not end in time.
+    TimedOut,
+    /// It ended up under this other name.
+    Misnamed(String),
 }
 
 impl Work<'_> {
     /// Chooses what loads: `lms`, or REST where `lms` is not at hand or cannot reach.
-    fn loader(&self, want: &Want) -> Result<By<'_>, Failure> {
-        let reaches = self.base().suits_lms() && (self.base().is_loopback() || !self.server.has_token());
+    pub(super) fn loader(&self, want: &Want) -> Result<By<'_>, Failure> {
         match (self.config.loader, &self.lms) {
             (Loader::Lms, Ok(lms)) => Ok(By::Lms(lms)),
-            (Loader::Lms, Err(tried)) => Err(Failure::new(Category::LoadFailed, Self::no_lms(tried))
-                .hinted("name it with --lms-path, or let --loader be `auto`")
-                .cheap()),
+            (Loader::Lms, Err(why)) => {
+                Err(Failure::new(Category::LoadFailed, format!("`{}` cannot be loaded: {why}", want.key))
+                    .hinted(self.lms_hint("name it with --lms-path, or let --loader be `auto`"))
+                    .cheap())
+            }
             // `lms load` knows base keys alone; the REST API takes variants.
-            (Loader::Auto, Ok(lms)) if reaches && !want.key.is_variant() => Ok(By::Lms(lms)),
+            (Loader::Auto, Ok(lms)) if !want.key.is_variant() => Ok(By::Lms(lms)),
             (Loader::Auto | Loader::Rest, _) => Ok(By::Rest),
         }
     }
 
-    /// Finds exactly this key among the downloaded models, or downloads it if told to.
-    /// `lms load` matches fuzzily and would take another model for an unknown key.
-    pub(super) async fn require_downloaded(
+    /// Loads, making room as far as allowed; returns how long it took and what is shown of
+    /// it, or `None` when somebody else's load made it ready.
+    pub(super) async fn load(
         &self,
         want: &Want,
-        snapshot: &Snapshot,
+        target: &Target,
+        by: &By<'_>,
         lead: &Lead,
-    ) -> Result<Target, Failure> {
-        let models = self.downloaded(snapshot).await?;
-        if let Some(found) = find_downloaded(&models, &want.key) {
-            return self.target(want, found, &models).await;
-        }
-        if !self.config.auto_download {
-            return Err(not_downloaded(want, &models));
-        }
-        self.download(want, lead).await?;
-        let models = match self.look().await? {
-            Sight::Seen(snapshot) => self.downloaded(&snapshot).await?,
-            _ => return Err(self.unknown("the server went away after the download")),
-        };
-        match find_downloaded(&models, &want.key) {
-            Some(found) => self.target(want, found, &models).await,
-            None => Err(Failure {
-                suggestions: similar(want.key.as_str(), models.iter().map(|it| it.key.as_str())),
-                ..Failure::new(
-                    Category::DownloadFailed,
-                    format!("a download for `{}` ended well, but LM Studio has no model of that name", want.key),
-                )
-                .hinted("`lms ls` shows under which name it was put")
-            }),
-        }
-    }
-
-    async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
-        if let Some(models) = &snapshot.downloaded {
-            return Ok(models.clone());
-        }
-        let lms = self.lms.as_ref().map_err(|tried| {
-            Failure::new(
-                Category::LoadFailed,
-                format!("{} does not tell what is downloaded, and {}", self.base(), Self::no_lms(tried)),
-            )
-            .hinted(
-                "update LM Studio to 0.4 or later, set an API token if it requires one, or name `lms` with --lms-path",
-            )
-            .cheap()
-        })?;
-        lms.ls().await.map_err(|problem| match problem {
-            Problem::Stopped(stop) => self.interrupted(stop),
-            Problem::Failed(why) => self.unknown(&why),
-        })
-    }
-
-    async fn target(&self, want: &Want, found: &Downloaded, models: &[Downloaded]) -> Result<Target, Failure> {
-        let mut location = found.location;
-        // `--local` leaves linked machines out. If the key is on one of those alone, `lms`
-        // would take what is similar, so then, and only then, it is worth asking.
-        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&want.key, &it.key));
-        if location == Location::Untold
-            && self.config.device == Device::LocalFirst
-            && let Ok(By::Lms(lms)) = self.loader(want)
-            && is_risky()
-        {
-            let listed = lms.ls().await.map_err(|problem| match problem {
-                Problem::Stopped(stop) => self.interrupted(stop),
-                Problem::Failed(why) => self.unknown(&why),
-            })?;
-            location = find_downloaded(&listed, &want.key).map_or(Location::Linked, |it| it.location);
-        }
-        let placement = match (self.config.device, location) {
-            (Device::Preferred, _) | (_, Location::Linked) => Placement::Any,
-            (Device::LocalFirst, Location::Here | Location::Untold) => Placement::Local,
-        };
-        Ok(Target {
-            placement,
-            max_context: found.max_context_length,
-            size_bytes: found.size_bytes,
-            placement_is_guess: placement == Placement::Local && location == Location::Untold,
-        })
-    }
-
-    /// Downloads the key. `lms get` takes a name without a publisher for a search term and
-    /// fetches the first hit, so such a name is refused.
-    async fn download(&self, want: &Want, _: &Lead) -> Result<(), Failure> {
-        let key = &want.key;
-        let failed =
-            |why: String| Failure::new(Category::DownloadFailed, format!("`{key}` could not be downloaded: {why}"));
-        if !key.as_str().contains('/') {
-            return Err(failed("only a name of the form `publisher/model` says exactly what to fetch".to_owned())
-                .hinted(format!("search for it yourself: `lms get {key}`")));
-        }
-        let activity = self.call.progress.begin(&format!("downloading `{key}`"), None);
-        match self.loader(want)? {
-            By::Lms(lms) => match lms.get(key.as_str(), |percent| activity.percent(percent)).await {
-                Ok(()) => {}
-                Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
-                Err(Problem::Failed(why)) => return Err(failed(why)),
-            },
-            By::Rest => {
-                self.download_by_rest(want, |percent| activity.percent(percent)).await.map_err(
-                    |failure| match failure.category {
-                        Category::DownloadFailed => failed(failure.reason),
-                        _ => failure,
-                    },
-                )?;
-            }
-        }
-        activity.done(&format!("`{key}` is downloaded"));
-        Ok(())
-    }
-
-    async fn download_by_rest(&self, want: &Want, on_percent: impl Fn(u8)) -> Result<(), Failure> {
-        let failed = |why: String| Failure::new(Category::DownloadFailed, why);
-        let job = match self.manage("download", &json!({ "model": want.key.as_str() }), "status").await? {
-            Managed::Done(job) => job,
-            Managed::Unauthorized => return Err(self.token_refused()),
-            Managed::Refused(_, why) | Managed::Unclear(why) => return Err(failed(why)),
-        };
-        let Some(id) = job["job_id"].as_str() else { return Ok(()) };
-        // The id goes into a path.
-        if !id.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-')) {
-            return Err(failed(format!("the server named its job `{}`", printable(id))));
-        }
-        loop {
-            let reply = self.stopper.or(self.server.get(&format!("api/v1/models/download/status/{id}"))).await;
-            match read_managed(&reply.map_err(|stop| self.interrupted(stop))?, "status") {
-                Managed::Done(status) => match status["status"].as_str() {
-                    Some("completed") => return Ok(()),
-                    Some("failed") => return Err(failed("the server says the download failed".to_owned())),
-                    _ => {
-                        let bytes = |name: &str| status[name].as_u64().unwrap_or(0);
-                        if let Some(percent) = (bytes("downloaded_bytes") * 100).checked_div(bytes("total_size_bytes"))
-                        {
-                            on_percent(u8::try_from(percent).unwrap_or(100));
-                        }
-                    }
-                },
-                Managed::Unauthorized => return Err(self.token_refused()),
-                Managed::Refused(_, why) => return Err(failed(why)),
-                // The job goes on whether or not one answer got lost; `--timeout` bounds it.
-                Managed::Unclear(why) => tracing::info!(why, "no word from the download"),
-            }
-            self.sleep(DOWNLOAD_POLL).await?;
-        }
-    }
-
-    /// Sends a management request, bounded by the load's limit.
-    async fn manage(&self, verb: &str, body: &serde_json::Value, wanted: &str) -> Result<Managed, Failure> {
-        let path = format!("api/v1/models/{verb}");
-        let reply = self.stopper.or(self.server.post(&path, body, self.config.load_timeout)).await;
-        Ok(read_managed(&reply.map_err(|stop| self.interrupted(stop))?, wanted))
-    }
-
-    /// Loads, making room as far as allowed; returns how long it took, or `None` when
-    /// somebody else's load made it ready.
-    pub(super) async fn load(&self, want: &Want, target: &Target, lead: &Lead) -> Result<Option<Duration>, Failure> {
-        let by = self.loader(want)?;
+    ) -> Result<Option<(Duration, Activity)>, Failure> {
         if let Some(warning) = context_warning(want, target.max_context) {
             self.warn(warning);
         }
@@ -237,17 +86,22 @@ impl Work<'_> {
         loop {
             let activity = self.call.progress.begin(&format!("loading `{}`", want.key), self.usual_load(want));
             let started = Instant::now();
-            let attempt = match &by {
-                By::Lms(lms) => self.load_by_lms(lms, want, &target, |percent| activity.percent(percent)).await,
-                By::Rest => self.load_by_rest(want, &target).await,
+            let attempt = match by {
+                By::Lms(lms) => self.load_by_lms(lms, want, &target, |percent| activity.percent(percent)).await?,
+                By::Rest => self.load_by_rest(want, &target).await?,
             };
+            let time = started.elapsed();
+            if matches!(attempt, Attempt::Loaded) {
+                return Ok(Some((time, activity)));
+            }
+            drop(activity);
+            // A load that "fails" while the model is there, or on its way, was beaten by
+            // somebody else's.
+            if self.was_beaten(want, &attempt).await? {
+                return Ok(None);
+            }
             match attempt {
-                Ok(Attempt::Loaded) => {
-                    activity.done(&format!("`{}` is loaded", want.key));
-                    return Ok(Some(started.elapsed()));
-                }
-                Ok(Attempt::OutOfMemory(words)) => {
-                    drop(activity);
+                Attempt::OutOfMemory(words) => {
                     if let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms)
                         && self.evict_one(lms, policy, lead, &mut evictions).await?
                     {
@@ -255,32 +109,41 @@ impl Work<'_> {
                     }
                     return Err(self.refused(want, &words));
                 }
-                Ok(Attempt::NotFound(_)) if target.placement_is_guess => {
-                    // The model is on a linked machine alone.
-                    target = Target { placement: Placement::Any, placement_is_guess: false, ..target };
-                }
-                Ok(Attempt::NotFound(words)) => {
-                    return Err(Failure::new(
-                        Category::LoadFailed,
-                        format!("`{}` could not be loaded: {words}", want.key),
-                    ));
-                }
-                Err(failure) if failure.category == Category::Interrupted || failure.category == Category::Deadline => {
-                    return Err(failure);
-                }
-                // A load that "fails" while the model is there, or on its way, was beaten
-                // by somebody else's.
-                Err(failure) => {
-                    drop(activity);
-                    let sight = self.look().await?;
-                    let sight = if failure.category == Category::LoadTimeout {
-                        sight
-                    } else {
-                        self.wait_for_load_under_way(want, sight).await?.0
-                    };
-                    return if Self::is_ready(want, &sight) { Ok(None) } else { Err(failure) };
-                }
+                // The model is on a linked machine alone.
+                Attempt::NotFound(_) if target.placement == Placement::Local => target.placement = Placement::Any,
+                Attempt::NotFound(failure) | Attempt::Failed(failure) => return Err(failure),
+                Attempt::TimedOut => return Err(self.load_timeout(want, "was not loaded")),
+                Attempt::Misnamed(name) => return Err(self.undo(want, by, &name, lead).await?),
+                Attempt::Loaded => return Ok(None),
             }
+        }
+    }
+
+    /// Whether somebody else's load has made the model ready, or does so now. A load that
+    /// has hardly begun is not listed yet, so a plain failure is not believed at once.
+    async fn was_beaten(&self, want: &Want, attempt: &Attempt) -> Result<bool, Failure> {
+        let patience = match attempt {
+            Attempt::Failed(_) => APPEARS,
+            _ => Duration::ZERO,
+        };
+        let until = Instant::now() + patience;
+        let mut backoff = Backoff::new();
+        loop {
+            let mut sight = self.look().await?;
+            if !matches!(attempt, Attempt::TimedOut) {
+                sight = self.wait_for_load_under_way(want, sight).await?.0;
+            }
+            if let Sight::Seen(snapshot) = &sight
+                && let Residency::Addressable(instance) = snapshot.residency(&want.key)
+                // Our own load that hangs is listed as well, where readiness is not told.
+                && (instance.readiness == Readiness::Ready || !matches!(attempt, Attempt::TimedOut))
+            {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            self.sleep(backoff.next()).await?;
         }
     }
 
@@ -307,24 +170,22 @@ impl Work<'_> {
             .await
             .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
         let words = decode(&finished.stderr);
-        match (&finished.exit, load_problem(&words)) {
-            (Exit::Code(0), _) => {
-                if let Some(identifier) = loaded_identifier(&finished.stderr).filter(|it| it != want.key.as_str()) {
-                    return Err(self.undo_misnamed(want, &identifier).await);
-                }
-                Ok(Attempt::Loaded)
-            }
-            (Exit::LimitExpired, _) => Err(self.load_timeout(want, "was not loaded")),
-            (_, LoadProblem::Memory) => {
-                Ok(Attempt::OutOfMemory(crate::pure::lms_output::error_sentence(&finished.stderr)))
-            }
-            (_, LoadProblem::NotFound) => Ok(Attempt::NotFound(complaint(&args, &finished, limit))),
-            (_, LoadProblem::Other) => Err(Failure::new(
-                Category::LoadFailed,
-                format!("`{}` could not be loaded: {}", want.key, complaint(&args, &finished, limit)),
-            )
-            .hinted("LM Studio's log (`lms log stream`) tells more")),
-        }
+        let failure = || {
+            let reason = format!("`{}` could not be loaded: {}", want.key, complaint(&args, &finished, limit));
+            Failure::new(Category::LoadFailed, reason).hinted("LM Studio's log (`lms log stream`) tells more")
+        };
+        Ok(match (&finished.exit, load_problem(&words)) {
+            (Exit::Code(0), _) => match loaded_identifier(&finished.stderr) {
+                Some(name) if name != want.key.as_str() => Attempt::Misnamed(name),
+                _ => Attempt::Loaded,
+            },
+            (Exit::LimitExpired, _) => Attempt::TimedOut,
+            (_, LoadProblem::Memory) => Attempt::OutOfMemory(error_sentence(&finished.stderr)),
+            (_, LoadProblem::NotFound) => Attempt::NotFound(failure()),
+            // Somebody else loads it, only out of sight; the next call will see.
+            (_, LoadProblem::Other) if is_identifier_taken(&words) => Attempt::Failed(failure().cheap()),
+            (_, LoadProblem::Other) => Attempt::Failed(failure()),
+        })
     }
 
     /// REST knows neither identifier nor TTL, and stacks copies.
@@ -334,6 +195,7 @@ impl Work<'_> {
             ("ttlSeconds", options.ttl_seconds.is_some()),
             ("parallel", options.parallel.is_some()),
             ("gpu", options.gpu.is_some()),
+            ("device", self.config.device == Device::Preferred),
         ]
         .into_iter()
         .filter_map(|(name, is_set)| is_set.then_some(name))
@@ -345,62 +207,62 @@ impl Work<'_> {
         if let Some(tokens) = options.context_length {
             body["context_length"] = json!(tokens);
         }
-        let failed = |why: String| {
+        let failed = |why: &str| {
             Failure::new(Category::LoadFailed, format!("`{}` could not be loaded over REST: {why}", want.key))
         };
-        match self.manage("load", &body, "instance_id").await? {
-            Managed::Done(loaded) => {
-                let identifier = loaded["instance_id"].as_str().unwrap_or_default();
-                if identifier != want.key.as_str() {
-                    return Err(self.undo_misnamed(want, identifier).await);
-                }
-                Ok(Attempt::Loaded)
+        Ok(match self.manage("load", &body, "instance_id").await? {
+            Managed::Done(loaded) => match loaded["instance_id"].as_str() {
+                Some(name) if name != want.key.as_str() => Attempt::Misnamed(name.to_owned()),
+                _ => Attempt::Loaded,
+            },
+            Managed::Unauthorized if self.server.has_token() => return Err(self.token_refused()),
+            Managed::Unauthorized => {
+                let reason = format!("{} requires an API token to load a model", self.base());
+                let hint = format!("put one into the variable {}", self.config.api_token_env);
+                return Err(Failure::new(Category::Unauthorized, reason).hinted(hint));
             }
-            Managed::Unauthorized if self.server.has_token() => Err(self.token_refused()),
-            Managed::Unauthorized => Err(Failure::new(
-                Category::Unauthorized,
-                format!("{} requires an API token to load a model", self.base()),
-            )
-            .hinted(format!("put one into the variable {}", self.config.api_token_env))),
-            Managed::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => Ok(Attempt::OutOfMemory(why)),
-            Managed::Refused(_, why) => Err(if why.contains("Unexpected endpoint") {
-                failed("this LM Studio is too old for it".to_owned())
-                    .hinted("update LM Studio to 0.4 or later, or install its `lms` command here")
-            } else {
-                failed(why)
-            }),
-            Managed::Unclear(why) if why == "no answer in time" => Err(self.load_timeout(want, "was not loaded")),
-            Managed::Unclear(why) => Err(failed(why)),
-        }
+            Managed::TimedOut => Attempt::TimedOut,
+            Managed::Gone => Attempt::Failed(failed("the server went away")),
+            Managed::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => Attempt::OutOfMemory(why),
+            Managed::Refused(_, why) if why.contains("Unexpected endpoint") => {
+                let hint = "update LM Studio to 0.4 or later, or install its `lms` command here";
+                Attempt::Failed(failed("this LM Studio is too old for it").hinted(hint))
+            }
+            Managed::Refused(_, why) | Managed::Unclear(why) => Attempt::Failed(failed(&why)),
+        })
     }
 
-    /// Our own load ended up under another name: unload that again, and say so.
-    async fn undo_misnamed(&self, want: &Want, identifier: &str) -> Failure {
-        let undone = match (self.config.loader, &self.lms) {
-            (Loader::Auto | Loader::Lms, Ok(lms)) if self.base().suits_lms() => lms.unload(identifier).await.is_ok(),
-            _ => matches!(
-                self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await,
-                Ok(Managed::Done(_))
-            ),
-        };
+    /// Our own load ended up under another name, or is of another model: unload it again,
+    /// with what loaded it, and tell.
+    async fn undo(&self, want: &Want, by: &By<'_>, identifier: &str, lead: &Lead) -> Result<Failure, Failure> {
+        match by {
+            // Success proves nothing; that it is gone does.
+            By::Lms(lms) => drop(lms.unload(identifier).await),
+            By::Rest => drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?),
+        }
         let name = printable(identifier);
-        let end = if undone {
+        let end = if self.is_gone(identifier, lead).await? {
             "it was unloaded again".to_owned()
         } else {
             format!("unload it by hand (`lms unload {name}`)")
         };
-        Failure::new(
-            Category::NotAddressable,
-            format!(
-                "LM Studio loaded `{}` under the name `{name}`, which requests for it do not reach; {end}",
-                want.key
-            ),
-        )
-        .hinted("another client may be loading the same model; try again")
+        let reason = format!(
+            "LM Studio loaded `{}` under the name `{name}`, which requests for it do not reach; {end}",
+            want.key
+        );
+        Ok(Failure::new(Category::NotAddressable, reason)
+            .hinted("another client may be loading the same model; try again with --fresh"))
     }
 
-    /// Proves that the model is addressable, and under the right name.
-    pub(super) async fn verify(&self, want: &Want, target: &Target, before: &Snapshot) -> Result<Ready, Failure> {
+    /// Proves that the model is addressable, and that it is the right one.
+    pub(super) async fn verify(
+        &self,
+        want: &Want,
+        target: &Target,
+        by: &By<'_>,
+        is_ours: bool,
+        lead: &Lead,
+    ) -> Result<Ready, Failure> {
         let started = Instant::now();
         let mut backoff = Backoff::new();
         let mut appears_until = started + APPEARS;
@@ -409,12 +271,13 @@ impl Work<'_> {
             if let Sight::Seen(snapshot) = &sight {
                 match snapshot.residency(&want.key) {
                     Residency::Addressable(instance) => {
-                        let ready = Ready {
-                            action: Action::Loaded,
-                            source: snapshot.source,
-                            instance: instance.clone(),
-                            load_time: None,
-                        };
+                        if let Some(other) = other_model(instance, want, target).filter(|_| is_ours) {
+                            let undone = self.undo(want, by, &instance.identifier, lead).await?;
+                            let reason = format!("LM Studio loaded `{}` in place of `{}`", printable(other), want.key);
+                            return Err(Failure { reason, hint: None, ..undone });
+                        }
+                        let (source, instance) = (snapshot.source, instance.clone());
+                        let ready = Ready { action: Action::Loaded, source, instance, load_time: None };
                         return self.check_granted(want, target, ready);
                     }
                     Residency::Loading(_) => {
@@ -427,32 +290,10 @@ impl Work<'_> {
                 }
             }
             if Instant::now() >= appears_until {
-                return Err(self.not_addressable(want, &sight, before).await);
+                return Err(not_addressable(want, sight));
             }
             self.sleep(backoff.next()).await?;
         }
-    }
-
-    async fn not_addressable(&self, want: &Want, sight: &Sight, before: &Snapshot) -> Failure {
-        if let Sight::Blocked(failure) = sight {
-            return failure.clone();
-        }
-        if let Sight::Seen(snapshot) = sight {
-            let is_new = |name: &str| !before.instances.iter().any(|it| it.identifier == name);
-            if let Some(copy) = snapshot.copies(&want.key).find(|it| is_new(&it.identifier)) {
-                return self.undo_misnamed(want, &copy.identifier).await;
-            }
-        }
-        let down = if sight.is_down() { ": the server went down" } else { "" };
-        Failure::new(
-            Category::NotAddressable,
-            format!(
-                "LM Studio said it loaded `{}`, but it is not resident {} later{down}",
-                want.key,
-                duration(APPEARS)
-            ),
-        )
-        .hinted("something may have unloaded it at once (memory, another client); LM Studio's log tells")
     }
 
     /// LM Studio may quietly grant less context than asked for.
@@ -471,11 +312,21 @@ impl Work<'_> {
     }
 }
 
-fn not_downloaded(want: &Want, models: &[Downloaded]) -> Failure {
-    let key = &want.key;
-    Failure {
-        suggestions: similar(key.as_str(), models.iter().map(|it| it.key.as_str())),
-        ..Failure::new(Category::NotDownloaded, format!("`{key}` is not downloaded"))
-            .hinted("`lms ls` lists what is; --download fetches what is not")
-    }
+/// The model this instance is of, if it is not the one that was wanted: `lms load` may have
+/// matched another one.
+fn other_model<'a>(instance: &'a Instance, want: &Want, target: &Target) -> Option<&'a str> {
+    let model = instance.model_key.as_deref()?;
+    (model != target.base_key && model != want.key.as_str()).then_some(model)
+}
+
+fn not_addressable(want: &Want, sight: Sight) -> Failure {
+    let down = match sight {
+        Sight::Blocked(failure) => return failure,
+        Sight::Down => ": the server went down",
+        Sight::Seen(_) => "",
+    };
+    let reason =
+        format!("LM Studio said it loaded `{}`, but it is not resident {} later{down}", want.key, duration(APPEARS));
+    Failure::new(Category::NotAddressable, reason)
+        .hinted("something may have unloaded it at once (memory, another client); LM Studio's log tells")
 }

@@ -4,6 +4,7 @@
 
 mod load;
 mod look;
+mod obtain;
 mod repair;
 mod room;
 mod server;
@@ -18,11 +19,11 @@ use crate::pure::failure::{Category, Failure};
 use crate::pure::load::LoadOptions;
 use crate::pure::model::ModelKey;
 use crate::pure::report::{Action, Outcome, Ready};
-use crate::pure::residency::{Drift, Residency, drift};
+use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
 use crate::sys::http::Server;
 use crate::sys::lms::{Lms, Problem};
 use crate::sys::lmstudio::{self, Found};
-use crate::sys::lock::Leadership;
+use crate::sys::lock::{Leader, Leadership};
 use crate::sys::memory::{NoStore, Store, now_ms};
 use crate::sys::progress::Progress;
 use crate::sys::stop::{Stop, Stopper};
@@ -71,51 +72,29 @@ pub struct Refusal(pub String);
 /// # Errors
 /// When the state directory must not be used; no model was touched then.
 pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
-    if let Some(outcomes) = cached(call)? {
+    if let Some(outcomes) = look::cached_outcomes(call)? {
         return Ok(outcomes);
     }
-    let first = look::probe(call).await;
+    let mut first = look::probe(call).await;
     let warm: Vec<Option<Outcome>> = call.wants.iter().map(|want| warm_outcome(call, want, &first)).collect();
-    if let Some(outcomes) = warm.iter().cloned().collect() {
-        return Ok(outcomes);
-    }
-    let work = Work::begin(call)?;
-    let mut sight = Some(work.sight_of(first).await);
-    let mut outcomes = Vec::new();
-    for (want, warm) in call.wants.iter().zip(warm) {
-        outcomes.push(match warm {
-            Some(outcome) => outcome,
-            None => work.outcome(want, sight.take()).await,
-        });
-    }
-    if outcomes.len() > 1 {
-        work.confirm_all(&mut outcomes).await;
-    }
+    let outcomes = match warm.iter().cloned().collect() {
+        Some(outcomes) => outcomes,
+        None => Work::begin(call, first.stopper.take())?.outcomes(warm, first).await,
+    };
+    look::remember_verdicts(call, &outcomes);
     Ok(outcomes)
 }
 
-/// With a number in `verifyCacheMs` even REST verdicts are reused; by default nothing is read.
-fn cached(call: &Call<'_>) -> Result<Option<Vec<Outcome>>, Refusal> {
-    let Some(max_age) = call.config.verify_cache.filter(|age| !age.is_zero() && !call.fresh) else {
-        return Ok(None);
-    };
-    let Ok(store) = open_store(call)? else { return Ok(None) };
-    Ok(call
-        .wants
-        .iter()
-        .map(|want| look::cached(&store, want, max_age).map(|ready| outcome(call, want, Ok(ready), Vec::new())))
-        .collect())
-}
-
-/// The outcome of a model that needs nothing: ready, and without drift.
+/// The outcome of a model that needs nothing: told to be ready, and without drift.
 fn warm_outcome(call: &Call<'_>, want: &Want, first: &look::Probe) -> Option<Outcome> {
     let snapshot = first.snapshot()?;
     let Residency::Addressable(instance) = snapshot.residency(&want.key) else { return None };
-    if drift(instance, &want.options, snapshot.max_context(&want.key)).is_some() {
+    let max_context = snapshot.max_context(&want.key);
+    if instance.readiness != Readiness::Ready || drift(instance, &want.options, max_context).is_some() {
         return None;
     }
     let ready = Ready { action: Action::None, source: snapshot.source, instance: instance.clone(), load_time: None };
-    Some(outcome(call, want, Ok(ready), context_warning(want, snapshot.max_context(&want.key)).into_iter().collect()))
+    Some(outcome(call, want, Ok(ready), context_warning(want, max_context).into_iter().collect()))
 }
 
 fn outcome(call: &Call<'_>, want: &Want, result: Result<Ready, Failure>, warnings: Vec<String>) -> Outcome {
@@ -153,8 +132,8 @@ struct Work<'a> {
     server: &'a Server,
     stopper: Stopper,
     store: Option<Store>,
-    /// The `lms` program, or where it was looked for.
-    lms: Result<Lms, Vec<String>>,
+    /// The `lms` program for this server, or why there is none.
+    lms: Result<Lms, String>,
     /// For the model at hand; taken when its outcome is written.
     warnings: RefCell<Vec<String>>,
     /// When this call began, in Unix milliseconds.
@@ -166,19 +145,15 @@ struct Work<'a> {
 struct Lead(Option<Leadership>);
 
 impl<'a> Work<'a> {
-    fn begin(call: &'a Call<'a>) -> Result<Self, Refusal> {
-        let stopper = Stopper::listen(call.timeout.map(|limit| limit.saturating_sub(call.started.elapsed())));
-        let lms = match lmstudio::find_lms(call.config.lms_path.as_deref()) {
-            Found::Program(program) => Ok(Lms::new(program, &call.server.base, stopper.clone())),
-            Found::Nowhere(tried) => Err(tried),
-        };
+    fn begin(call: &'a Call<'a>, stopper: Option<Stopper>) -> Result<Self, Refusal> {
+        let stopper = stopper.unwrap_or_else(|| look::listen(call));
         let work = Self {
             call,
             config: call.config,
             server: call.server,
+            lms: find_lms(call, &stopper),
             stopper,
             store: None,
-            lms,
             warnings: RefCell::default(),
             began_ms: now_ms().saturating_sub(u64::try_from(call.started.elapsed().as_millis()).unwrap_or(0)),
         };
@@ -191,12 +166,20 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn warn(&self, text: String) {
-        tracing::info!(text, "warning");
-        let mut warnings = self.warnings.borrow_mut();
-        if !warnings.contains(&text) {
-            warnings.push(text);
+    /// Finishes what the first look left open, one model after the other.
+    async fn outcomes(&self, warm: Vec<Option<Outcome>>, first: look::Probe) -> Vec<Outcome> {
+        let mut sight = Some(self.sight_of(first).await);
+        let mut outcomes = Vec::new();
+        for (want, warm) in self.call.wants.iter().zip(warm) {
+            outcomes.push(match warm {
+                Some(outcome) => outcome,
+                None => self.outcome(want, sight.take()).await,
+            });
         }
+        if outcomes.len() > 1 {
+            self.confirm_all(&mut outcomes).await;
+        }
+        outcomes
     }
 
     async fn outcome(&self, want: &Want, sight: Option<Result<Sight, Failure>>) -> Outcome {
@@ -211,10 +194,13 @@ impl<'a> Work<'a> {
     async fn confirm_all(&self, outcomes: &mut [Outcome]) {
         let Ok(Sight::Seen(snapshot)) = self.look().await else { return };
         for (want, outcome) in self.call.wants.iter().zip(outcomes) {
-            let is_lost = outcome.result.is_ok() && !matches!(snapshot.residency(&want.key), Residency::Addressable(_));
-            if is_lost {
+            let is_there = matches!(snapshot.residency(&want.key), Residency::Addressable(_));
+            if outcome.result.is_ok() && !is_there {
                 tracing::info!(key = %want.key, "lost while the others were loaded");
+                let mut warnings = std::mem::take(&mut outcome.warnings);
                 *outcome = self.outcome(want, None).await;
+                warnings.retain(|it| !outcome.warnings.contains(it));
+                outcome.warnings.splice(..0, warnings);
             }
         }
     }
@@ -257,9 +243,13 @@ impl<'a> Work<'a> {
         if let Some(ready) = self.settle(want, &sight, Action::Waited)? {
             return Ok(ready);
         }
+        self.replay(want, &sight)?;
         let Sight::Seen(snapshot) = sight else {
             return Err(self.unknown("the server went away again"));
         };
+        // Before anything is unloaded it must be certain that there is something to load.
+        let (target, snapshot) = self.obtain(want, snapshot, lead).await?;
+        let loader = self.loader(want)?;
         let action = match snapshot.residency(&want.key) {
             Residency::Absent => Action::Loaded,
             Residency::Duplicates(_) => {
@@ -276,11 +266,13 @@ impl<'a> Work<'a> {
                 return Err(self.unknown("it came and went while being looked at"));
             }
         };
-        let target = self.require_downloaded(want, &snapshot, lead).await?;
-        let load_time = self.load(want, &target, lead).await?;
-        let ready = self.verify(want, &target, &snapshot).await?;
-        Ok(match load_time {
-            Some(_) => Ready { action, load_time, ..ready },
+        let loaded = self.load(want, &target, &loader, lead).await?;
+        let ready = self.verify(want, &target, &loader, loaded.is_some(), lead).await?;
+        Ok(match loaded {
+            Some((load_time, activity)) => {
+                activity.done(&format!("`{}` is loaded", want.key));
+                Ready { action, load_time: Some(load_time), ..ready }
+            }
             None => Ready { action: Action::Waited, ..ready },
         })
     }
@@ -289,38 +281,62 @@ impl<'a> Work<'a> {
     fn settle(&self, want: &Want, sight: &Sight, action: Action) -> Result<Option<Ready>, Failure> {
         let snapshot = match sight {
             Sight::Seen(snapshot) => snapshot,
-            Sight::Down if self.server.base.is_loopback() => return Ok(None),
-            Sight::Down => return Err(self.down_elsewhere()),
+            Sight::Down if self.may_start_server() => return Ok(None),
+            Sight::Down => return Err(self.down_for_good()),
             Sight::Blocked(failure) => return Err(failure.clone()),
         };
-        let Residency::Addressable(instance) = snapshot.residency(&want.key) else { return Ok(None) };
-        if let Some(drift) = drift(instance, &want.options, snapshot.max_context(&want.key))
+        let instance = match snapshot.residency(&want.key) {
+            Residency::Addressable(instance) => instance,
+            Residency::Unknown => {
+                return Err(self.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"));
+            }
+            Residency::Absent if !self.config.auto_download => {
+                // Cheap to say, so nobody needs to lead for it.
+                return match &snapshot.downloaded {
+                    Some(models) if find_downloaded(models, &want.key).is_none() => {
+                        Err(obtain::not_downloaded(want, models))
+                    }
+                    _ => Ok(None),
+                };
+            }
+            _ => return Ok(None),
+        };
+        // A source that lists an instance from the start of its load cannot tell that it is
+        // ready; whoever loads it can.
+        if instance.readiness == Readiness::Untold && self.is_being_loaded(want) {
+            return Ok(None);
+        }
+        let max_context = snapshot.max_context(&want.key);
+        if let Some(drift) = drift(instance, &want.options, max_context)
             && !self.accepts(want, drift)?
         {
             return Ok(None);
         }
-        if let Some(warning) = context_warning(want, snapshot.max_context(&want.key)) {
+        if let Some(warning) = context_warning(want, max_context) {
             self.warn(warning);
         }
         Ok(Some(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
     }
 
-    /// Whether drift is let pass: by configuration, or because LM Studio would not grant more.
+    /// Whether drift is let pass: by configuration, or because a reload would not help.
     fn accepts(&self, want: &Want, drift: Drift) -> Result<bool, Failure> {
         let Drift { has, wants } = drift;
-        match self.config.on_mismatch {
-            OnMismatch::Ignore => Ok(true),
-            OnMismatch::Fail => Err(drift_failure(want, drift)),
-            OnMismatch::Reload => {
-                let granted = self.store.as_ref().is_some_and(|store| {
-                    let asked = want.options.context_length.unwrap_or(wants);
-                    store.facts().was_granted(want.key.as_str(), asked, has, self.config.retry_cooldown)
-                });
+        let key = &want.key;
+        match (self.config.on_mismatch, &self.store) {
+            (OnMismatch::Ignore, _) => Ok(true),
+            (OnMismatch::Fail, _) => Err(drift_failure(want, drift)),
+            (OnMismatch::Reload, None) => {
+                // Nobody would remember that it was in vain, and every call would reload.
+                self.warn(format!(
+                    "`{key}` has a context of {has} tokens, not {wants}, and is not reloaded without a state directory"
+                ));
+                Ok(true)
+            }
+            (OnMismatch::Reload, Some(store)) => {
+                let asked = want.options.context_length.unwrap_or(wants);
+                let granted = store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown);
                 if granted {
-                    self.warn(format!(
-                        "`{}` has a context of {has} tokens, not {wants}: LM Studio granted no more when it was loaded",
-                        want.key
-                    ));
+                    self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: LM Studio granted no more when it was loaded"));
                 }
                 Ok(granted)
             }
@@ -333,11 +349,7 @@ impl<'a> Work<'a> {
         match store.lock.try_lead() {
             Ok(None) => None,
             Ok(Some(mut leadership)) => {
-                let leader = crate::sys::lock::Leader {
-                    pid: std::process::id(),
-                    model: want.key.to_string(),
-                    since_ms: now_ms(),
-                };
+                let leader = Leader { pid: std::process::id(), model: want.key.to_string(), since_ms: now_ms() };
                 store.lock.announce(&mut leadership, &leader);
                 Some(Lead(Some(leadership)))
             }
@@ -346,6 +358,13 @@ impl<'a> Work<'a> {
                 Some(Lead(None))
             }
         }
+    }
+
+    /// Whether another process leads right now, and says that this model is why.
+    fn is_being_loaded(&self, want: &Want) -> bool {
+        let Some(store) = &self.store else { return false };
+        let names_it = |it: &Leader| it.model == want.key.as_str() && it.pid != std::process::id();
+        store.lock.leader().is_some_and(|it| names_it(&it)) && matches!(store.lock.is_free(), Ok(false))
     }
 
     /// Fails with what an earlier call found out at great expense, if that is not long ago.
@@ -358,20 +377,29 @@ impl<'a> Work<'a> {
             Sight::Down => (None, self.server_attempt()),
             _ => (Some(want.key.as_str()), self.attempt(want)),
         };
-        match store.facts().failure(model, &attempt, self.config.retry_cooldown, since) {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        let Some(failure) = store.facts().failure(model, &attempt, self.config.retry_cooldown, since) else {
+            return Ok(());
+        };
+        let is_outdated = match sight {
+            Sight::Seen(snapshot) => {
+                let came =
+                    failure.category == Category::DownloadFailed && snapshot.find_downloaded(&want.key).is_some();
+                came || matches!(snapshot.residency(&want.key), Residency::Loading(_))
+            }
+            _ => false,
+        };
+        if is_outdated { Ok(()) } else { Err(failure) }
     }
 
     /// What would be tried: a failure says nothing about an attempt with other options.
     fn attempt(&self, want: &Want) -> String {
-        let Config { loader, device, eviction, auto_download, load_timeout, .. } = self.config;
-        format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?}", want.options)
+        let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = self.config;
+        format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
     }
 
     fn server_attempt(&self) -> String {
-        format!("{} {:?}", self.server.base, self.config.lms_path)
+        let Config { lms_path, launch_app_fallback, server_start_timeout, .. } = self.config;
+        format!("{} {lms_path:?} {launch_app_fallback} {server_start_timeout:?}", self.base())
     }
 
     /// Remembers what the next call should know.
@@ -386,7 +414,7 @@ impl<'a> Work<'a> {
                 if let (Some(asked), Some(has)) = (want.options.context_length, ready.instance.context_length)
                     && has < asked
                 {
-                    facts.remember_granted(key, asked, has);
+                    facts.remember_granted(key, asked, has, self.config.retry_cooldown);
                 }
             }),
             Err(failure) if failure.is_expensive && failure.age.is_none() => {
@@ -402,21 +430,26 @@ impl<'a> Work<'a> {
         }
     }
 
+    fn warn(&self, text: String) {
+        tracing::info!(text, "warning");
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
     fn unknown(&self, why: &str) -> Failure {
-        Failure::new(Category::UnknownState, format!("cannot tell what {} has loaded: {why}", self.server.base))
-            .hinted("try again; `-v` shows every request and its answer")
+        let reason = format!("cannot tell what {} (from {}) has loaded: {why}", self.base(), self.call.origin);
+        Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
     }
 
     fn interrupted(&self, stop: Stop) -> Failure {
         match stop {
-            Stop::Deadline => Failure::new(
-                Category::Deadline,
-                format!(
-                    "not ready within --timeout {}",
-                    crate::pure::text::duration(self.call.timeout.unwrap_or_default())
-                ),
-            )
-            .hinted("raise --timeout; how long a load usually takes is shown while it runs"),
+            Stop::Deadline => {
+                let limit = crate::pure::text::duration(self.call.timeout.unwrap_or_default());
+                Failure::new(Category::Deadline, format!("not ready within --timeout {limit}"))
+                    .hinted("raise --timeout, or leave it out")
+            }
             Stop::Signal(number) => Failure {
                 signal: Some(number),
                 ..Failure::new(Category::Interrupted, format!("stopped by {}", signal_name(number)))
@@ -437,12 +470,34 @@ impl<'a> Work<'a> {
         self.stopper.or(tokio::time::sleep(time)).await.map_err(|stop| self.interrupted(stop))
     }
 
-    fn no_lms(tried: &[String]) -> String {
-        format!("the `lms` command was not found (looked in {})", tried.join(", "))
+    /// What to do about a missing `lms`.
+    fn lms_hint(&self, otherwise: &str) -> String {
+        match &self.config.lms_path {
+            Some(_) => "correct --lms-path, or leave it out so that lmswarm looks for `lms` itself".to_owned(),
+            None => otherwise.to_owned(),
+        }
     }
 
     fn base(&self) -> &BaseUrl {
         &self.server.base
+    }
+}
+
+/// Finds `lms`, and decides whether it reaches this server. On this machine it finds LM
+/// Studio by itself, so it must not speak for a proxy; elsewhere it needs a plain address,
+/// and is refused where a token is required.
+fn find_lms(call: &Call<'_>, stopper: &Stopper) -> Result<Lms, String> {
+    let base = &call.server.base;
+    match lmstudio::find_lms(call.config.lms_path.as_deref()) {
+        Found::Nowhere(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
+        Found::Program(_) if !base.is_plain() => Err(format!("`lms` cannot reach {base}, which is behind a proxy")),
+        Found::Program(_) if !base.is_loopback() && base.is_ipv6() => {
+            Err(format!("`lms` cannot reach {base}, an IPv6 address"))
+        }
+        Found::Program(_) if !base.is_loopback() && call.server.has_token() => {
+            Err(format!("`lms` cannot show {base} a token"))
+        }
+        Found::Program(program) => Ok(Lms::new(program, base, stopper.clone())),
     }
 }
 

@@ -7,11 +7,11 @@ use super::look::Sight;
 use super::{Backoff, Lead, Want, Work};
 use crate::pure::failure::{Category, Failure};
 use crate::pure::report::{Action, Ready};
-use crate::pure::residency::{Drift, Instance, Residency, Snapshot, drift};
-use crate::pure::text::listed;
+use crate::pure::residency::{Drift, Instance, Readiness, Snapshot, drift};
+use crate::pure::text::{listed, printable};
 use crate::sys::lms::{Lms, Problem};
 
-/// How long an instance may still be listed after `lms unload` has ended.
+/// How long an instance may still be listed after it was unloaded.
 const UNLOAD_SETTLES: Duration = Duration::from_secs(5);
 
 impl Work<'_> {
@@ -24,39 +24,29 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         let key = &want.key;
         let named: Vec<String> = snapshot.copies(key).map(|it| it.identifier.clone()).collect();
-        let names = listed(named.iter().map(String::as_str));
+        let names = listed(named.iter().map(String::as_str), "and");
         let failure = |why: &str| {
-            Failure::new(
-                Category::Duplicates,
-                format!("`{key}` is resident only as {names}, which requests for `{key}` do not reach; {why}"),
-            )
-            .hinted(format!("unload by hand when idle: `lms unload {}`", named.first().map_or("", String::as_str)))
+            let reason = format!("`{key}` is resident only as {names}, which requests for `{key}` do not reach; {why}");
+            let first = named.first().map_or("", String::as_str);
+            Failure::new(Category::Duplicates, reason).hinted(format!("unload by hand when idle: `lms unload {first}`"))
         };
         if !self.config.reconcile_duplicates {
             return Err(failure("`reconcileDuplicates` is off, so nothing was touched"));
         }
-        let Ok(lms) = &self.lms else {
-            return Err(failure("nobody can tell whether it is busy without `lms`, so nothing was touched"));
-        };
-        let resident = self
-            .resident(lms, |why| {
-                failure(&format!("nobody can tell whether it is busy ({why}), so nothing was touched"))
-            })
-            .await?;
-        let copies: Vec<&Instance> = resident.iter().filter(|it| named.contains(&it.identifier)).collect();
-        if let Some(busy) = copies.iter().find(|it| it.busy != Some(false)) {
-            return Err(failure(&format!("`{}` is busy, so nothing was touched", busy.identifier)));
+        let nobody_tells =
+            |why: &str| failure(&format!("nobody can tell whether it is busy ({why}), so nothing was touched"));
+        let lms = self.lms.as_ref().map_err(|why| nobody_tells(why))?;
+        let resident = self.resident(lms).await?.map_err(|why| nobody_tells(&why))?;
+        for copy in resident.iter().filter(|it| named.contains(&it.identifier)) {
+            match copy.busy {
+                Some(false) => {}
+                Some(true) => return Err(failure(&format!("`{}` is busy, so nothing was touched", copy.identifier))),
+                None => return Err(nobody_tells("it may still be loading")),
+            }
         }
         let activity = self.call.progress.begin(&format!("unloading {names}"), None);
         for name in &named {
-            self.unload(lms, name, lead).await.map_err(|failed| Failure {
-                category: if failed.category == Category::UnknownState {
-                    Category::Duplicates
-                } else {
-                    failed.category
-                },
-                ..failed
-            })?;
+            self.unload(lms, name, lead).await.map_err(|failed| as_kind(failed, Category::Duplicates))?;
         }
         drop(activity);
         Ok(())
@@ -84,76 +74,92 @@ impl Work<'_> {
                 load_time: None,
             }))
         };
-        let Ok(lms) = &self.lms else {
-            return let_pass("nobody can tell whether it is busy without `lms`");
+        let lms = match &self.lms {
+            Ok(lms) => lms,
+            Err(why) => return let_pass(&format!("nobody can tell whether it is busy ({why})")),
         };
-        let resident = match lms.ps().await {
+        let resident = match self.resident(lms).await? {
             Ok(resident) => resident,
-            Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
-            Err(Problem::Failed(why)) => return let_pass(&format!("nobody can tell whether it is busy ({why})")),
+            Err(why) => return let_pass(&format!("nobody can tell whether it is busy ({why})")),
         };
-        let is_idle = resident.iter().filter(|it| it.identifier == key.as_str()).all(|it| it.busy == Some(false));
-        if !is_idle {
+        let mut own = resident.iter().filter(|it| it.identifier == key.as_str());
+        if !own.all(|it| it.busy == Some(false)) {
             return let_pass("it is busy");
         }
         let activity =
             self.call.progress.begin(&format!("unloading `{key}`, which has a context of {has} tokens"), None);
-        self.unload(lms, key.as_str(), lead).await.map_err(|failed| Failure {
-            category: if failed.category == Category::UnknownState { Category::Drift } else { failed.category },
-            ..failed
-        })?;
+        self.unload(lms, key.as_str(), lead).await.map_err(|failed| as_kind(failed, Category::Drift))?;
         drop(activity);
         Ok(None)
     }
 
-    /// Every instance with what only `lms ps` knows: whether it is busy.
-    pub(super) async fn resident(
-        &self,
-        lms: &Lms,
-        otherwise: impl Fn(&str) -> Failure,
-    ) -> Result<Vec<Instance>, Failure> {
-        match lms.ps().await {
-            Ok(instances) => Ok(instances),
-            Err(Problem::Stopped(stop)) => Err(self.interrupted(stop)),
-            Err(Problem::Failed(why)) => Err(otherwise(&why)),
+    /// Every instance with what only `lms ps` knows, whether it is busy; `Err` says why it
+    /// could not tell. One that is loading counts as busy. `lms ps` shows it idle, so a look
+    /// at REST must say that it is not; where that cannot be told, an instance that was
+    /// never used may be one.
+    pub(super) async fn resident(&self, lms: &Lms) -> Result<Result<Vec<Instance>, String>, Failure> {
+        let mut resident = match lms.ps().await {
+            Ok(resident) => resident,
+            Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
+            Err(Problem::Failed(why)) => return Ok(Err(why)),
+        };
+        let seen = match self.look().await? {
+            Sight::Seen(snapshot) => snapshot.instances,
+            _ => Vec::new(),
+        };
+        for instance in resident.iter_mut().filter(|it| it.busy == Some(false)) {
+            let readiness = seen.iter().find(|it| it.identifier == instance.identifier).map(|it| it.readiness);
+            instance.busy = match readiness {
+                Some(Readiness::Ready) => Some(false),
+                Some(Readiness::Loading) => Some(true),
+                Some(Readiness::Untold) if instance.last_used.is_some() => Some(false),
+                _ => None,
+            };
         }
+        Ok(Ok(resident))
     }
 
     /// Unloads an instance and makes sure that it is gone: the exit code of `lms unload`
     /// proves nothing.
-    pub(super) async fn unload(&self, lms: &Lms, identifier: &str, _: &Lead) -> Result<(), Failure> {
-        if let Some(store) = &self.store {
-            store.forget_verdicts();
-        }
+    pub(super) async fn unload(&self, lms: &Lms, identifier: &str, lead: &Lead) -> Result<(), Failure> {
         let said = match lms.unload(identifier).await {
             Ok(()) => String::new(),
             Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
             Err(Problem::Failed(why)) => format!(": {why}"),
         };
+        if self.is_gone(identifier, lead).await? {
+            return Ok(());
+        }
+        let name = printable(identifier);
+        let reason = format!("`{name}` is still resident after `lms unload {name}`{said}");
+        Err(Failure::new(Category::UnknownState, reason).hinted("unload it in LM Studio, then try again"))
+    }
+
+    /// Waits until an instance that was unloaded is gone, but not for long.
+    pub(super) async fn is_gone(&self, identifier: &str, _: &Lead) -> Result<bool, Failure> {
+        if let Some(store) = &self.store {
+            store.forget_verdicts();
+        }
         let until = Instant::now() + UNLOAD_SETTLES;
         let mut backoff = Backoff::new();
         loop {
             if let Sight::Seen(snapshot) = self.look().await?
                 && !snapshot.instances.iter().any(|it| it.identifier == identifier)
             {
-                return Ok(());
+                return Ok(true);
             }
             if Instant::now() >= until {
-                return Err(Failure::new(
-                    Category::UnknownState,
-                    format!("`{identifier}` is still resident after `lms unload {identifier}`{said}"),
-                )
-                .hinted("unload it in LM Studio, then try again"));
+                return Ok(false);
             }
             self.sleep(backoff.next()).await?;
         }
     }
+}
 
-    /// Whether the model is ready now.
-    pub(super) fn is_ready(want: &Want, sight: &Sight) -> bool {
-        match sight {
-            Sight::Seen(snapshot) => matches!(snapshot.residency(&want.key), Residency::Addressable(_)),
-            _ => false,
-        }
+/// An unload that did not work, as the failure of what it was for.
+fn as_kind(failed: Failure, category: Category) -> Failure {
+    match failed.category {
+        Category::UnknownState => Failure { category, ..failed },
+        _ => failed,
     }
 }

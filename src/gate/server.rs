@@ -2,64 +2,118 @@
 
 use std::time::{Duration, Instant};
 
-use super::look::{Sight, greets};
 use super::{Backoff, Lead, Work};
+use crate::pure::base_url::BaseUrl;
 use crate::pure::failure::{Category, Failure};
 use crate::pure::rest::Reply;
 use crate::pure::text::duration;
+use crate::sys::http::{Server, greets};
 use crate::sys::lms::{Lms, Problem};
 use crate::sys::lmstudio;
+use crate::sys::lock::{Leadership, poll_interval};
 
 /// How long a server that says it was started may take to answer before LM Studio itself
 /// is woken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// What LM Studio's own tools give a greeting.
+const GREETING_LIMIT: Duration = Duration::from_millis(500);
 
 impl Work<'_> {
+    /// Whether a server may be started for this address: on this machine, where LM Studio
+    /// itself would answer. A proxy's port is not LM Studio's to take.
+    pub(super) fn may_start_server(&self) -> bool {
+        self.base().is_loopback() && self.base().is_plain() && !self.base().is_ipv6()
+    }
+
     /// Starts the server and waits until it answers.
     pub(super) async fn start_server(&self, _: &Lead) -> Result<(), Failure> {
         let base = self.base();
         let port = base.port();
-        if let Some((last, file)) = lmstudio::last_port()
-            && greets(last, self.server).await
-        {
-            let reason = format!(
-                "LM Studio's server runs on port {last} (from {}), but the base URL says {port} (from {})",
-                file.display(),
-                self.call.origin
-            );
-            return Err(Failure::new(Category::ServerUnreachable, reason)
-                .hinted(format!("use --base-url http://127.0.0.1:{last}/v1, or move the server in LM Studio"))
-                .cheap());
+        let deadline = Instant::now() + self.config.server_start_timeout;
+        // There is one server on this machine, and a lock for each address of one. Whoever
+        // wants it elsewhere must not move it from under another caller.
+        let _turn = self.turn_to_start(deadline).await?;
+        if self.answers().await? {
+            return Ok(());
         }
-        let lms = self.lms.as_ref().map_err(|tried| {
-            Failure::new(
-                Category::ServerUnreachable,
-                format!("no server answers at {base}, and {}", Self::no_lms(tried)),
-            )
-            .hinted("install LM Studio from https://lmstudio.ai and start it once, or name its `lms` with --lms-path")
-            .cheap()
+        self.refuse_to_move().await?;
+        let lms = self.lms.as_ref().map_err(|why| {
+            Failure::new(Category::ServerUnreachable, format!("no server answers at {base}, and {why}"))
+                .hinted(self.lms_hint(
+                    "install LM Studio from https://lmstudio.ai and start it once, or name its `lms` with --lms-path",
+                ))
+                .cheap()
         })?;
         let activity = self.call.progress.begin(&format!("starting LM Studio's server on port {port}"), None);
-        let deadline = Instant::now() + self.config.server_start_timeout;
-        let Some(mut why) = self.try_start(lms, port, deadline).await? else { return Ok(()) };
-        if self.config.launch_app_fallback && Instant::now() < deadline {
-            tracing::info!(why, "waking LM Studio");
+        let mut why = self.try_start(lms, port, deadline).await?;
+        if let Some(first) = &mut why
+            && self.config.launch_app_fallback
+            && Instant::now() < deadline
+        {
+            tracing::info!(why = %first, "waking LM Studio");
             let remaining = deadline.saturating_duration_since(Instant::now());
             match self.wake(lms, remaining).await {
-                Ok(()) => match self.try_start(lms, port, deadline).await? {
-                    None => return Ok(()),
-                    Some(again) => why = again,
-                },
+                Ok(()) => {
+                    self.refuse_to_move().await?;
+                    why = self.try_start(lms, port, deadline).await?;
+                }
                 Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
-                Err(Problem::Failed(woken)) => why = format!("{why}; then {woken}"),
+                Err(Problem::Failed(woken)) => *first = format!("{first}; then {woken}"),
             }
         }
-        drop(activity);
-        Err(Failure::new(
-            Category::ServerUnreachable,
-            format!("no server answers at {base}, and it could not be started: {why}"),
-        )
-        .hinted(format!("start LM Studio and its server by hand (`lms server start --port {port}`)")))
+        match why {
+            None => {
+                activity.done(&format!("LM Studio's server answers on port {port}"));
+                Ok(())
+            }
+            Some(why) => {
+                let reason = format!("no server answers at {base}, and it could not be started: {why}");
+                Err(Failure::new(Category::ServerUnreachable, reason)
+                    .hinted(format!("start LM Studio and its server by hand (`lms server start --port {port}`)")))
+            }
+        }
+    }
+
+    /// Waits for the turn to start a server on this machine. Without a lock that works,
+    /// everybody has it.
+    async fn turn_to_start(&self, deadline: Instant) -> Result<Option<Leadership>, Failure> {
+        let Some(store) = &self.store else { return Ok(None) };
+        loop {
+            match store.start_lock.try_lead() {
+                Ok(Some(turn)) => return Ok(Some(turn)),
+                Ok(None) if Instant::now() < deadline => self.sleep(poll_interval()).await?,
+                Ok(None) => {
+                    let reason = format!(
+                        "another lmswarm is still starting a server after serverStartTimeoutMs ({})",
+                        duration(self.config.server_start_timeout)
+                    );
+                    return Err(Failure::new(Category::LockTimeout, reason).hinted("try again"));
+                }
+                Err(error) => {
+                    tracing::info!(%error, "the lock for starting a server does not work");
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// A server that runs on another port is never moved: others use it.
+    async fn refuse_to_move(&self) -> Result<(), Failure> {
+        let port = self.base().port();
+        let Some((last, file)) = lmstudio::last_port() else { return Ok(()) };
+        let Ok(other) = Server::new(BaseUrl::loopback(last), None, GREETING_LIMIT) else { return Ok(()) };
+        let greeting = self.stopper.or(greets(&other)).await;
+        if last == port || !greeting.map_err(|stop| self.interrupted(stop))? {
+            return Ok(());
+        }
+        let reason = format!(
+            "LM Studio's server runs on port {last} (from {}), but the base URL says {port} (from {})",
+            file.display(),
+            self.call.origin
+        );
+        Err(Failure::new(Category::ServerUnreachable, reason)
+            .hinted(format!("use --base-url http://127.0.0.1:{last}/v1, or move the server in LM Studio"))
+            .cheap())
     }
 
     /// Starts the server; `None` when it answers, else why not.
@@ -70,18 +124,16 @@ impl Work<'_> {
             // Somebody else may have started it at the same moment.
             Err(Problem::Failed(why)) => return Ok(if self.answers().await? { None } else { Some(why) }),
         }
-        let until = deadline.min(Instant::now() + ANSWER_LIMIT);
-        let waited = Instant::now();
+        let started = Instant::now();
+        let until = deadline.min(started + ANSWER_LIMIT);
         let mut backoff = Backoff::new();
         loop {
             if self.answers().await? {
                 return Ok(None);
             }
             if Instant::now() >= until {
-                return Ok(Some(format!(
-                    "`lms server start` said it did, but nothing answered within {}",
-                    duration(waited.elapsed())
-                )));
+                let waited = duration(started.elapsed());
+                return Ok(Some(format!("`lms server start` said it did, but nothing answered within {waited}")));
             }
             self.sleep(backoff.next()).await?;
         }
@@ -99,26 +151,23 @@ impl Work<'_> {
         if cfg!(target_os = "macos") && matches!(woken, Err(Problem::Failed(_))) {
             // The desktop application, in the background.
             let args = ["-ga", "LM Studio"].map(str::to_owned);
-            let finished =
-                crate::sys::process::run("/usr/bin/open".as_ref(), &args, remaining, &self.stopper, |_| {}).await;
-            if finished.succeeded() {
+            let open = "/usr/bin/open".as_ref();
+            if crate::sys::process::run(open, &args, remaining, &self.stopper, |_| {}).await.succeeded() {
                 return Ok(());
             }
         }
         woken
     }
 
-    /// Nothing is ever started on another machine.
-    pub(super) fn down_elsewhere(&self) -> Failure {
+    /// Nothing listens, and nothing may be started there.
+    pub(super) fn down_for_good(&self) -> Failure {
         let base = self.base();
-        Failure::new(Category::ServerUnreachable, format!("nothing listens at {base} (from {})", self.call.origin))
-            .hinted("start LM Studio's server on that machine; lmswarm starts it only on this one")
-    }
-}
-
-impl Sight {
-    /// Whether nothing listens.
-    pub(super) fn is_down(&self) -> bool {
-        matches!(self, Self::Down)
+        let hint = match (base.is_loopback(), base.is_ipv6()) {
+            (false, _) => "start LM Studio's server on that machine; lmswarm starts it only on this one",
+            (true, true) => "LM Studio listens on IPv4: write 127.0.0.1 instead of the IPv6 address",
+            (true, false) => "start the proxy; lmswarm starts LM Studio's server only at an address of its own",
+        };
+        let reason = format!("nothing listens at {base} (from {})", self.call.origin);
+        Failure::new(Category::ServerUnreachable, reason).hinted(hint).cheap()
     }
 }

@@ -19,16 +19,16 @@ impl Work<'_> {
     /// what is to be seen then.
     pub(super) async fn wait_for_leader(&self, want: &Want, deadline: Instant) -> Result<Sight, Failure> {
         let Some(store) = &self.store else { return self.look().await };
-        let leader = store.lock.leader();
-        let _activity = self.call.progress.begin(&format!("waiting for {}", words(leader.as_ref())), None);
+        let whom = words(store.lock.leader().as_ref());
+        let activity = self.call.progress.begin(&format!("waiting for {whom}"), None);
         let mut next_look = Instant::now() + LOOK_INTERVAL;
-        loop {
+        let sight = loop {
             match store.lock.is_free() {
-                Ok(true) => return self.look().await,
+                Ok(true) => break self.look().await?,
                 Ok(false) => {}
                 Err(error) => {
                     self.warn(format!("the lock does not work ({error}); going on without it"));
-                    return self.look().await;
+                    break self.look().await?;
                 }
             }
             let now = Instant::now();
@@ -39,25 +39,27 @@ impl Work<'_> {
                 let sight = self.look().await?;
                 // A look that shows nothing definite is no reason to stop waiting.
                 if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
-                    return Ok(sight);
+                    break sight;
                 }
                 next_look = Instant::now() + LOOK_INTERVAL;
             }
             self.sleep(poll_interval().min(deadline.saturating_duration_since(now))).await?;
+        };
+        if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+            activity.done(&format!("`{}` is ready", want.key));
         }
+        Ok(sight)
     }
 
     fn lock_timeout(&self) -> Failure {
         let leader = self.store.as_ref().and_then(|store| store.lock.leader());
-        Failure::new(
-            Category::LockTimeout,
-            format!(
-                "still waiting for {} after lockWaitTimeoutMs ({})",
-                words(leader.as_ref()),
-                duration(self.config.lock_wait_timeout)
-            ),
-        )
-        .hinted("wait longer with --lock-wait-timeout-ms, or look at what that process is doing")
+        let since = leader.as_ref().and_then(|it| age(it.since_ms)).filter(|age| age.as_secs() > 0);
+        let since = since.map_or(String::new(), |age| format!(" for {}", duration(age)));
+        let limit = duration(self.config.lock_wait_timeout);
+        let reason =
+            format!("gave up waiting for {}{since}, after lockWaitTimeoutMs ({limit})", words(leader.as_ref()));
+        Failure::new(Category::LockTimeout, reason)
+            .hinted("wait longer with --lock-wait-timeout-ms, or look at what that process is doing")
     }
 
     /// Waits for a load that somebody began; returns what is to be seen then, and whether
@@ -71,8 +73,8 @@ impl Work<'_> {
             return Ok((sight, false));
         }
         let started = Instant::now();
-        let activity =
-            self.call.progress.begin(&format!("waiting for a load of `{}` under way", want.key), self.usual_load(want));
+        let text = format!("waiting for a load of `{}` under way", want.key);
+        let activity = self.call.progress.begin(&text, self.usual_load(want));
         let mut backoff = Backoff::new();
         let mut sight = sight;
         while is_loading(&sight) {
@@ -89,11 +91,9 @@ impl Work<'_> {
     }
 
     pub(super) fn load_timeout(&self, want: &Want, what: &str) -> Failure {
-        Failure::new(
-            Category::LoadTimeout,
-            format!("`{}` {what} after loadTimeoutMs ({})", want.key, duration(self.config.load_timeout)),
-        )
-        .hinted("raise --load-timeout-ms if the model is just slow; LM Studio's log tells why it hangs")
+        let limit = duration(self.config.load_timeout);
+        Failure::new(Category::LoadTimeout, format!("`{}` {what} after loadTimeoutMs ({limit})", want.key))
+            .hinted("raise --load-timeout-ms if the model is just slow; LM Studio's log tells why it hangs")
     }
 
     pub(super) fn usual_load(&self, want: &Want) -> Option<Duration> {
@@ -105,9 +105,6 @@ impl Work<'_> {
 fn words(leader: Option<&Leader>) -> String {
     match leader {
         None => "another lmswarm".to_owned(),
-        Some(leader) => {
-            let since = age(leader.since_ms).map_or(String::new(), |age| format!(", for {} now", duration(age)));
-            format!("pid {}, busy with `{}`{since}", leader.pid, printable(&leader.model))
-        }
+        Some(leader) => format!("pid {}, busy with `{}`", leader.pid, printable(&leader.model)),
     }
 }

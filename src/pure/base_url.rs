@@ -2,7 +2,6 @@
 //! what its host allows us to do. Nothing is resolved or asked here.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use url::{Host, Url};
 
@@ -108,23 +107,23 @@ impl BaseUrl {
         }
     }
 
-    /// Whether the host is an address of a private network, which no stranger can own.
-    pub fn is_private(&self) -> bool {
-        let address = match self.root.host() {
-            Some(Host::Ipv4(address)) => IpAddr::V4(address),
-            Some(Host::Ipv6(address)) => IpAddr::V6(address),
-            _ => return false,
-        };
-        match address {
-            IpAddr::V4(address) => address.is_private() || address.is_link_local(),
-            IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
-        }
+    /// Plain http at the root: what LM Studio itself serves. Anything else is a proxy's doing.
+    pub fn is_plain(&self) -> bool {
+        !self.is_https() && self.root.path() == "/"
     }
 
-    /// Whether `lms --host H --port P` can reach it: plain http, no path, no IPv6 address
-    /// (`lms` refuses a colon in the host).
-    pub fn suits_lms(&self) -> bool {
-        !self.is_https() && self.root.path() == "/" && !matches!(self.root.host(), Some(Host::Ipv6(_)))
+    /// Whether the host is an IPv6 address. `lms` refuses a colon in `--host`, and its
+    /// server listens on IPv4.
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self.root.host(), Some(Host::Ipv6(_)))
+    }
+
+    /// The same host without the path.
+    #[must_use]
+    pub fn without_path(&self) -> Self {
+        let mut root = self.root.clone();
+        root.set_path("/");
+        Self { root }
     }
 
     /// A name for files that belong to this server: two spellings of one server share it.
@@ -195,22 +194,20 @@ mod tests {
 
     #[test]
     fn hosts_are_told_apart() {
-        for (text, loopback, private, lms) in [
-            ("http://127.0.0.1:1234", true, false, true),
-            ("http://127.9.9.9:1234", true, false, true),
-            ("http://0.0.0.0:1234", true, false, true),
-            ("http://localhost:1234", true, false, true),
-            ("http://[::1]:1234", true, false, false),
+        for (text, loopback, plain, ipv6) in [
+            ("http://127.0.0.1:1234", true, true, false),
+            ("http://127.9.9.9:1234", true, true, false),
+            ("http://0.0.0.0:1234", true, true, false),
+            ("http://localhost:1234", true, true, false),
+            ("http://[::1]:1234", true, true, true),
             ("http://127.0.0.1:1234/lm/v1", true, false, false),
             ("https://127.0.0.1:1234", true, false, false),
-            ("http://192.168.1.7:1234", false, true, true),
-            ("http://10.0.0.7:1234", false, true, true),
-            ("http://8.8.8.8:1234", false, false, true),
-            ("http://localhost.example:1234", false, false, true),
-            ("http://127.0.0.1.example:1234", false, false, true),
+            ("http://192.168.1.7:1234", false, true, false),
+            ("http://localhost.example:1234", false, true, false),
+            ("http://127.0.0.1.example:1234", false, true, false),
         ] {
             let base = BaseUrl::parse(text).unwrap();
-            assert_eq!((base.is_loopback(), base.is_private(), base.suits_lms()), (loopback, private, lms), "{text}");
+            assert_eq!((base.is_loopback(), base.is_plain(), base.is_ipv6()), (loopback, plain, ipv6), "{text}");
         }
     }
 

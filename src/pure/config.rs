@@ -447,7 +447,7 @@ mod tests {
             ("{ \"ttlSeconds\": null }", "`null` must be a whole number"),
             ("{ \"failMode\": \"Open\" }", "`\"Open\"` must be one of \"closed\", \"hybrid\", \"open\""),
             ("{ \"evictProtect\": [\"a\", 1] }", "must be a list of texts"),
-            ("{ \"stateDir\": \"here\" }", "`\"here\"` must be a path that is absolute"),
+            ("{ \"stateDir\": \"here\" }", "`\"here\"` must be a path (in a file: absolute"),
             ("{ \"baseURL\": \"127.0.0.1:1234\" }", "did you mean `http://127.0.0.1:1234`?"),
             (
                 "{ \"perModel\": { \"a\": { \"parallel\": \"x\" } } }",

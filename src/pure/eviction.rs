@@ -5,14 +5,16 @@ use super::lms_output::Estimate;
 use super::model::ModelKey;
 use super::residency::Instance;
 
-/// Whether a load is expected to fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
-    /// It is.
-    Fits,
-    /// It is not; holds what it needs and what may be used in all, in bytes, where the
-    /// budget says so, not the estimator.
-    TooLarge(Option<(u64, u64)>),
+/// What to do before a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// It is expected to fit, or nobody can tell: try.
+    Load,
+    /// It is not expected to fit; this instance goes first.
+    Evict(String),
+    /// It would not fit if all went that may go, so nothing goes. Holds what the load needs
+    /// and what may be used in all, in bytes.
+    Hopeless(u64, u64),
 }
 
 /// What is known about a load beforehand.
@@ -26,31 +28,44 @@ pub struct Demand {
     pub machine_bytes: Option<u64>,
 }
 
-/// Predicts whether a load fits beside what is resident.
+/// Plans the next step before a load of `demand` beside what is `resident`.
 ///
 /// A budget that is set always counts. Without one the estimator's word counts, and
 /// without an estimate nine tenths of the memory do. What nobody can tell is tried.
-pub fn predict(demand: Demand, resident: &[Instance], policy: &EvictionPolicy) -> Fit {
-    let refused = demand.estimate.is_some_and(|estimate| !estimate.fits);
-    let budget = match (policy.budget, demand.estimate) {
-        (0, Some(_)) => None,
-        (0, None) => demand.machine_bytes.map(|bytes| bytes / 10 * 9),
+pub fn plan(demand: Demand, resident: &[Instance], policy: &EvictionPolicy, needed: &[ModelKey], room: usize) -> Plan {
+    let budget = match (policy.budget, demand.machine_bytes) {
+        (0, machine) => machine.map(|bytes| bytes / 10 * 9),
         (set, _) => Some(set),
     };
     let needs = demand
         .estimate
         .map(|estimate| estimate.total_bytes)
         .or_else(|| demand.size_bytes.map(|bytes| bytes.saturating_add(policy.headroom)));
-    if let (Some(budget), Some(needs)) = (budget, needs) {
-        let used = resident
-            .iter()
-            .filter(|it| it.device.is_none())
-            .fold(0_u64, |sum, it| sum.saturating_add(it.size_bytes.unwrap_or(0)));
-        if used.saturating_add(needs) > budget {
-            return Fit::TooLarge(Some((needs, budget)));
-        }
+    let exceeds =
+        |used: u64| matches!((needs, budget), (Some(needs), Some(budget)) if used.saturating_add(needs) > budget);
+    let fits = match demand.estimate {
+        Some(estimate) if policy.budget == 0 => estimate.fits,
+        Some(estimate) => estimate.fits && !exceeds(used(resident)),
+        None => !exceeds(used(resident)),
+    };
+    if fits {
+        return Plan::Load;
     }
-    if refused { Fit::TooLarge(None) } else { Fit::Fits }
+    let mut left = resident.to_vec();
+    for _ in 0..room {
+        let Some(victim) = next_victim(&left, policy, needed).map(|it| it.identifier.clone()) else { break };
+        left.retain(|it| it.identifier != victim);
+    }
+    match (needs, budget) {
+        (Some(needs), Some(budget)) if exceeds(used(&left)) => Plan::Hopeless(needs, budget),
+        _ if room == 0 => Plan::Load,
+        _ => next_victim(resident, policy, needed).map_or(Plan::Load, |it| Plan::Evict(it.identifier.clone())),
+    }
+}
+
+/// The size on disk of what is loaded on this machine.
+fn used(resident: &[Instance]) -> u64 {
+    resident.iter().filter(|it| it.device.is_none()).fold(0, |sum, it| sum.saturating_add(it.size_bytes.unwrap_or(0)))
 }
 
 /// The instance to unload next: idle, on this machine, not protected, least recently used;
@@ -60,6 +75,8 @@ pub fn next_victim<'a>(resident: &'a [Instance], policy: &EvictionPolicy, needed
     resident
         .iter()
         .filter(|it| it.busy == Some(false) && it.device.is_none())
+        // A name that cannot be given to `lms unload` would only stop the search.
+        .filter(|it| ModelKey::parse(&it.identifier).is_ok())
         .filter(|it| !policy.protect.iter().any(|name| is_named(it, name)))
         .filter(|it| !needed.iter().any(|key| is_named(it, key.as_str())))
         .min_by_key(|it| it.last_used.unwrap_or(0))
@@ -77,6 +94,7 @@ mod tests {
             model_key: Some(name.to_owned()),
             readiness: Readiness::Untold,
             context_length: None,
+            max_context_length: None,
             parallel: None,
             device: None,
             busy,
@@ -113,21 +131,33 @@ mod tests {
     fn a_budget_counts_before_the_estimator_and_the_machine() {
         let said = |fits| Some(Estimate { total_bytes: 10, fits });
         let resident = [resident("a", Some(false), None, 50)];
-        for (estimate, size, machine, budget, fits) in [
-            (said(true), Some(8), Some(1), 0, true),
-            (said(false), Some(8), None, 0, false),
-            (said(true), Some(8), None, 60, true),
-            (said(true), Some(8), None, 59, false),
-            (said(false), Some(8), None, 60, false),
-            (None, Some(8), Some(100), 0, true),
-            (None, Some(40), Some(100), 0, false),
-            (None, Some(6), None, 60, true),
-            (None, Some(7), None, 60, false),
-            (None, None, Some(1), 0, true),
+        let evict = Plan::Evict("a".to_owned());
+        for (estimate, size, machine, budget, wanted) in [
+            (said(true), Some(8), Some(1), 0, Plan::Load),
+            (said(false), Some(8), None, 0, evict.clone()),
+            (said(false), Some(8), Some(10), 0, Plan::Hopeless(10, 9)),
+            (said(true), Some(8), None, 60, Plan::Load),
+            (said(true), Some(8), None, 59, evict.clone()),
+            (said(true), Some(8), None, 9, Plan::Hopeless(10, 9)),
+            (said(false), Some(8), None, 60, evict.clone()),
+            (None, Some(8), Some(100), 0, Plan::Load),
+            (None, Some(40), Some(100), 0, evict.clone()),
+            (None, Some(6), None, 60, Plan::Load),
+            (None, Some(7), None, 60, evict.clone()),
+            (None, None, Some(1), 0, Plan::Load),
         ] {
             let demand = Demand { estimate, size_bytes: size, machine_bytes: machine };
-            assert_eq!(predict(demand, &resident, &policy(budget)) == Fit::Fits, fits, "{demand:?} {budget}");
+            assert_eq!(plan(demand, &resident, &policy(budget), &[], 8), wanted, "{demand:?} {budget}");
         }
+    }
+
+    #[test]
+    fn nothing_is_unloaded_in_vain() {
+        let all = [resident("a", Some(false), None, 50), resident("b", Some(true), None, 50)];
+        let demand = |size| Demand { estimate: None, size_bytes: Some(size), machine_bytes: None };
+        assert_eq!(plan(demand(20), &all, &policy(100), &[], 8), Plan::Evict("a".to_owned()));
+        assert_eq!(plan(demand(60), &all, &policy(100), &[], 8), Plan::Hopeless(64, 100));
+        assert_eq!(plan(demand(20), &all, &policy(100), &[], 0), Plan::Hopeless(24, 100));
     }
 
     proptest! {

@@ -56,6 +56,8 @@ struct PsEntry {
     #[serde(default)]
     context_length: Json,
     #[serde(default)]
+    max_context_length: Json,
+    #[serde(default)]
     parallel: Json,
     #[serde(default)]
     device_identifier: Json,
@@ -84,6 +86,7 @@ pub fn parse_ps(stdout: &[u8]) -> Option<Vec<Instance>> {
                 model_key: Some(entry.model_key),
                 readiness: Readiness::Untold,
                 context_length: entry.context_length.as_u64(),
+                max_context_length: entry.max_context_length.as_u64(),
                 parallel: entry.parallel.as_u64(),
                 device: entry.device_identifier.as_str().map(str::to_owned),
                 last_used: entry.last_used_time.as_f64().map(to_millis),
@@ -192,15 +195,23 @@ pub fn load_problem(words: &str) -> LoadProblem {
     }
 }
 
-/// The sentence of a failed call: what stands behind the last `Error:`, else its last line.
+/// The sentence of a failed call: what stands behind its first `Error:`, else its first line
+/// that is no warning. What follows is advice, or a stack trace.
 pub fn error_sentence(stderr: &[u8]) -> String {
     let text = decode(stderr);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let sentence = lines()
         .find_map(|line| line.strip_prefix("Error:").or_else(|| line.strip_prefix("error:")))
-        .or_else(|| lines().next_back())
+        .or_else(|| lines().find(|line| !line.starts_with("W ")))
         .unwrap_or_default();
-    excerpt(sentence, 400)
+    excerpt(sentence.trim_end_matches('.'), 400)
+}
+
+/// Whether these words say that the identifier is taken: somebody else is loading, or has
+/// loaded, the same model. LM Studio's text is not documented, so this is only a guess.
+pub fn is_identifier_taken(words: &str) -> bool {
+    let words = words.to_lowercase();
+    words.contains("identifier") && (words.contains("already") || words.contains("in use"))
 }
 
 /// The identifier that a successful `lms load` names in its last line.
@@ -351,7 +362,10 @@ mod tests {
         ] {
             assert_eq!(load_problem(&decode(stderr)), problem, "{}", decode(stderr));
         }
-        assert_eq!(error_sentence(fixture!("load.failed-midway.stderr.txt")), "Failed to load model.");
+        assert_eq!(error_sentence(fixture!("load.failed-midway.stderr.txt")), "Failed to load model");
+        assert_eq!(error_sentence(fixture!("load.unknown-key.stderr.txt")), "Model not found");
+        assert!(is_identifier_taken(&decode(fixture!("load.identifier-in-use.stderr.txt"))));
+        assert!(!is_identifier_taken(&decode(fixture!("load.success.stderr.txt"))));
         assert!(error_sentence(fixture!("no-backend.load.stderr.txt")).starts_with("LM Studio daemon is not running"));
         assert_eq!(
             loaded_identifier(fixture!("load.duplicate.stderr.txt")).as_deref(),

@@ -12,7 +12,8 @@ pub struct Gpu(String);
 impl Gpu {
     /// Reads `off`, `max`, or a number from 0 to 1. (`auto` is an error to `lms`.)
     pub fn parse(text: &str) -> Option<Self> {
-        let is_share = || text.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share));
+        let is_share =
+            || text.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share)) && !text.starts_with(['-', '+']);
         (matches!(text, "off" | "max") || is_share()).then(|| Self(text.to_owned()))
     }
 }

@@ -25,6 +25,8 @@ pub struct Source {
     pub trust: Trust,
     /// What it says.
     pub value: Json,
+    /// The same before anything was replaced, if it can be read so.
+    pub literal: Option<Json>,
 }
 
 /// What the text of a source may refer to.
@@ -42,7 +44,25 @@ pub trait Surroundings {
 ///
 /// # Errors
 /// A sentence with file, line and column: opencode would refuse this text as well.
-pub fn parse(text: &str, name: &str, surroundings: &impl Surroundings) -> Result<Json, String> {
+pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surroundings) -> Result<Source, String> {
+    let value = parse(text, &name, surroundings)?;
+    let literal = parse(text, &name, &Verbatim).ok();
+    Ok(Source { name, trust, value, literal })
+}
+
+/// Leaves every reference as it is written.
+struct Verbatim;
+
+impl Surroundings for Verbatim {
+    fn variable(&self, name: &str) -> String {
+        format!("{{env:{name}}}")
+    }
+    fn file(&self, path: &str) -> Result<String, String> {
+        Ok(format!("{{file:{path}}}"))
+    }
+}
+
+fn parse(text: &str, name: &str, surroundings: &impl Surroundings) -> Result<Json, String> {
     let text = substitute(text.strip_prefix('\u{feff}').unwrap_or(text), surroundings)
         .map_err(|error| format!("{name}: {error}"))?;
     let options = ParseOptions {
@@ -124,6 +144,12 @@ pub fn base_url<'a>(sources: &'a [Source], providers: &[String]) -> Option<(&'a 
     })
 }
 
+/// The address as it is written in that source, with its references unreplaced.
+pub fn literal_base_url(source: &Source, providers: &[String]) -> Option<String> {
+    let literal = Source { value: source.literal.clone()?, ..source.clone() };
+    base_url(std::slice::from_ref(&literal), providers).map(|(text, _)| text.to_owned())
+}
+
 /// Whether `host` is named by a source that only the user could have written.
 pub fn user_names_host(sources: &[Source], providers: &[String], host: &str) -> bool {
     sources.iter().filter(|source| source.trust == Trust::User).any(|source| {
@@ -158,7 +184,7 @@ mod tests {
     }
 
     fn source(text: &str, trust: Trust) -> Source {
-        Source { name: "x".to_owned(), trust, value: parse(text, "x", &Fake).unwrap() }
+        read(text, "x".to_owned(), trust, &Fake).unwrap()
     }
 
     #[test]

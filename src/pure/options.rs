@@ -96,22 +96,22 @@ pub const OPTIONS: &[Spec] = &[
         key: "contextLength",
         flag: "context-length",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "unset",
-        help: "Context the model needs, in tokens; a resident one with less is drift [0: unset]",
+        default: "0",
+        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio",
     },
     Spec {
         key: "ttlSeconds",
         flag: "ttl-seconds",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "unset",
-        help: "Let LM Studio unload the model after this many idle seconds [0: never]",
+        default: "0",
+        help: "Let LM Studio unload the model after this many idle seconds; 0 means never",
     },
     Spec {
         key: "parallel",
         flag: "parallel",
         kind: Kind::Whole(0, 1024),
-        default: "unset",
-        help: "Requests the model serves at once [0: LM Studio's default]",
+        default: "0",
+        help: "Requests the model serves at once; 0 leaves it to LM Studio",
     },
     Spec {
         key: "gpu",
@@ -124,7 +124,7 @@ pub const OPTIONS: &[Spec] = &[
         key: "perModel",
         flag: "per-model",
         kind: Kind::PerModel,
-        default: "{}",
+        default: "none",
         help: "The four options above by model key (config file only)",
     },
     Spec {
@@ -153,7 +153,7 @@ pub const OPTIONS: &[Spec] = &[
         flag: "auto-download",
         kind: Kind::Switch,
         default: "false",
-        help: "Download a model that is not there [also: --download]",
+        help: "Download a model that is not there; --download is the same",
     },
     Spec {
         key: "loader",
@@ -195,7 +195,7 @@ pub const OPTIONS: &[Spec] = &[
         flag: "ram-budget-mb",
         kind: Kind::Whole(0, MAX_COUNT),
         default: "0",
-        help: "Memory all models may take, in MiB [0: LM Studio's estimate, else 90 % of memory]",
+        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory",
     },
     Spec {
         key: "evictHeadroomMB",
@@ -208,7 +208,7 @@ pub const OPTIONS: &[Spec] = &[
         key: "evictProtect",
         flag: "evict-protect",
         kind: Kind::List,
-        default: "[]",
+        default: "none",
         help: "Model keys or identifiers that are never unloaded to make room",
     },
     Spec {
@@ -216,7 +216,7 @@ pub const OPTIONS: &[Spec] = &[
         flag: "evict-max-victims",
         kind: Kind::Whole(0, 1024),
         default: "8",
-        help: "Most models unloaded for one load [0: no limit]",
+        help: "Most models unloaded for one load; 0 means no limit",
     },
     Spec {
         key: "probeTimeoutMs",
@@ -258,7 +258,7 @@ pub const OPTIONS: &[Spec] = &[
         flag: "verify-cache-ms",
         kind: Kind::AutoOrWhole(0, MAX_MS),
         default: "auto",
-        help: "How long a verdict is reused [auto: 30000 for `lms ps`, 0 for REST]",
+        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST",
     },
     Spec {
         key: "stateDir",
@@ -340,7 +340,7 @@ impl Kind {
         match self {
             Self::Text => "a text that is not empty".to_owned(),
             Self::VariableName => "the name of an environment variable (letters, digits, `_`)".to_owned(),
-            Self::Path => "a path that is absolute or starts with `~/`".to_owned(),
+            Self::Path => "a path (in a file: absolute, or starting with `~/`)".to_owned(),
             Self::Url => "an address such as `http://127.0.0.1:1234/v1`".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Whole(least, most) => format!("a whole number from {least} to {most}"),

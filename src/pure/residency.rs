@@ -44,6 +44,8 @@ pub struct Instance {
     pub readiness: Readiness,
     /// Its context, in tokens.
     pub context_length: Option<u64>,
+    /// The most context its model can have, in tokens, where the source tells.
+    pub max_context_length: Option<u64>,
     /// Requests it serves at once.
     pub parallel: Option<u64>,
     /// The linked machine it is on (LM Link); `None`: this one, or the source cannot tell.
@@ -145,14 +147,17 @@ impl Snapshot {
             .filter(|it| key.is_copy(&it.identifier) && it.model_key.as_deref() != Some(it.identifier.as_str()))
     }
 
-    /// The downloaded model of exactly this name, and whether it is a variant of its key.
+    /// The downloaded model that has exactly this name, or a variant of it.
     pub fn find_downloaded(&self, key: &ModelKey) -> Option<&Downloaded> {
         find_downloaded(self.downloaded.as_deref().unwrap_or_default(), key)
     }
 
     /// The most context `key` can have, where the source tells.
     pub fn max_context(&self, key: &ModelKey) -> Option<u64> {
-        self.find_downloaded(key).and_then(|it| it.max_context_length)
+        let resident = || self.instances.iter().find(|it| it.identifier == key.as_str());
+        self.find_downloaded(key)
+            .and_then(|it| it.max_context_length)
+            .or_else(|| resident().and_then(|it| it.max_context_length))
     }
 }
 
@@ -194,6 +199,7 @@ mod tests {
             model_key: None,
             readiness,
             context_length: Some(4096),
+            max_context_length: None,
             parallel: None,
             device: None,
             busy: None,

@@ -17,6 +17,8 @@ pub enum Reply {
     Answer(Answer),
     /// Nothing listens on that port.
     Refused,
+    /// It cannot be connected to: an unknown name, no route, no trusted certificate.
+    Unreachable(String),
     /// No answer in time.
     TimedOut,
     /// Anything else; says what.
@@ -41,7 +43,9 @@ pub enum Reading {
     Seen(Snapshot),
     /// Nothing listens.
     Down,
-    /// 401 or 403.
+    /// It cannot be connected to; says why.
+    Unreachable(String),
+    /// LM Studio wants a token, or another one.
     Unauthorized,
     /// Answered, but with neither list; holds what was said, for a message.
     NoList(String),
@@ -67,19 +71,22 @@ pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
 
 fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
     let both = [v1, v0];
-    if both.iter().any(|it| answer_status(it).is_some_and(|status| matches!(status, 401 | 403))) {
+    if both.iter().filter_map(|it| answer(it)).any(is_token_error) {
         return Reading::Unauthorized;
     }
     if both.iter().all(|it| matches!(it, Reply::Refused)) {
         return Reading::Down;
+    }
+    if let (Reply::Unreachable(why), Reply::Unreachable(_)) = (v1, v0) {
+        return Reading::Unreachable(why.clone());
     }
     let failing = both.iter().any(|it| answer_status(it).is_some_and(|status| status >= 500));
     match both.iter().find_map(|it| answer(it)) {
         Some(it) if !failing => Reading::NoList(describe(it)),
         Some(it) => Reading::Unclear(format!("it answers with {}", describe(it))),
         None => Reading::Unclear(match v1 {
-            Reply::TimedOut => "it accepts connections but does not answer in time".to_owned(),
-            Reply::Broken(why) => why.clone(),
+            Reply::TimedOut => "it does not answer in time".to_owned(),
+            Reply::Broken(why) | Reply::Unreachable(why) => why.clone(),
             Reply::Refused | Reply::Answer(_) => "it answers now and then".to_owned(),
         }),
     }
@@ -94,6 +101,13 @@ fn answer(reply: &Reply) -> Option<&Answer> {
 
 fn answer_status(reply: &Reply) -> Option<u16> {
     answer(reply).map(|it| it.status)
+}
+
+/// LM Studio's own 401. Another program on the port may well answer 401, too.
+fn is_token_error(answer: &Answer) -> bool {
+    answer.status == 401
+        && serde_json::from_slice::<Json>(without_bom(&answer.body))
+            .is_ok_and(|it| it["error"]["code"] == "invalid_api_key")
 }
 
 /// Names what answered: `status 200, nginx, text/html: "<html>…"`.
@@ -142,6 +156,7 @@ fn parse_v1(body: &[u8]) -> Option<Snapshot> {
                 model_key: Some(model.key.to_string()),
                 readiness: Readiness::Untold,
                 context_length: instance.config.get("context_length").and_then(Json::as_u64),
+                max_context_length: model.max_context_length,
                 parallel: instance.config.get("parallel").and_then(Json::as_u64),
                 device: None,
                 busy: None,
@@ -171,6 +186,8 @@ struct V0Model {
     state: String,
     #[serde(default, deserialize_with = "lenient_number")]
     loaded_context_length: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    max_context_length: Option<u64>,
 }
 
 /// `None` unless the body is the list: `data`, each with `id` and `state`.
@@ -221,6 +238,7 @@ fn instance_of_v0(model: &V0Model, readiness: Readiness) -> Instance {
         model_key: None,
         readiness,
         context_length: model.loaded_context_length,
+        max_context_length: model.max_context_length,
         parallel: None,
         device: None,
         busy: None,
@@ -243,6 +261,10 @@ pub enum Managed {
     Unauthorized,
     /// An error in the server's words, with the status.
     Refused(u16, String),
+    /// Nothing listens there any more.
+    Gone,
+    /// No answer in time.
+    TimedOut,
     /// No answer, or nothing that can be read; says what.
     Unclear(String),
 }
@@ -251,9 +273,9 @@ pub enum Managed {
 pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
     let answer = match reply {
         Reply::Answer(answer) => answer,
-        Reply::Refused => return Managed::Unclear("nothing listens there any more".to_owned()),
-        Reply::TimedOut => return Managed::Unclear("no answer in time".to_owned()),
-        Reply::Broken(why) => return Managed::Unclear(why.clone()),
+        Reply::Refused => return Managed::Gone,
+        Reply::TimedOut => return Managed::TimedOut,
+        Reply::Broken(why) | Reply::Unreachable(why) => return Managed::Unclear(why.clone()),
     };
     if matches!(answer.status, 401 | 403) {
         return Managed::Unauthorized;
@@ -270,7 +292,7 @@ pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
         error => error["message"].as_str(),
     };
     match message {
-        Some(text) => Managed::Refused(answer.status, excerpt(text, 400)),
+        Some(text) => Managed::Refused(answer.status, excerpt(text.trim_end_matches('.'), 400)),
         None => Managed::Unclear(describe(answer)),
     }
 }

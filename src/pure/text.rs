@@ -23,9 +23,11 @@ fn is_invisible(char: char) -> bool {
 
 /// The text on one line, escaped, and cut with `…` after `limit` characters.
 pub fn excerpt(text: &str, limit: usize) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Cut first: the text may be as long as an answer may be.
+    let start = text.char_indices().nth(limit * 8).map_or(text, |(end, _)| &text[..end]);
+    let line = start.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut shown: String = line.chars().take(limit).collect();
-    if line.chars().nth(limit).is_some() {
+    if line.chars().nth(limit).is_some() || start.len() < text.len() {
         shown.push('…');
     }
     printable(&shown)
@@ -55,7 +57,13 @@ fn likeness(wanted: &str, candidate: &str) -> f64 {
     let whole = strsim::normalized_damerau_levenshtein(wanted, candidate);
     let tails = strsim::normalized_damerau_levenshtein(&short_wanted, &short_candidate);
     let score = whole.max(tails);
-    if contains { score.max(0.75) } else { score }
+    if contains {
+        let lengths =
+            [short_wanted.len(), short_candidate.len()].map(|it| u16::try_from(it).map_or(f64::MAX, f64::from));
+        score.max(0.75 + lengths[0].min(lengths[1]) / lengths[0].max(lengths[1]) / 4.0)
+    } else {
+        score
+    }
 }
 
 /// `850 ms`, `12 s`, `3 min 5 s`, `2 h 10 min`: as exact as a reader wants it.
@@ -95,13 +103,13 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// Joins names for a sentence: `` `a`, `b` and `c` ``.
-pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+/// Joins names for a sentence: `` `a`, `b` and `c` ``, or with another word than "and".
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>, word: &str) -> String {
     let quoted: Vec<String> = names.into_iter().map(|name| format!("`{}`", printable(name))).collect();
     match quoted.as_slice() {
         [] => String::new(),
         [one] => one.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        [first @ .., last] => format!("{} {word} {last}", first.join(", ")),
     }
 }
 
@@ -118,6 +126,7 @@ mod tests {
             ("qwen3-coder-30b", &["qwen/qwen3-coder-30b"]),
             ("QWEN/QWEN3-CODER-30B", &["qwen/qwen3-coder-30b"]),
             ("gemma-3-12b", &["google/gemma-3-12b", "gemma-3-4b-it"]),
+            ("gemma-3-4b", &["gemma-3-4b-it", "google/gemma-3-12b"]),
             ("zzzz", &[]),
         ] {
             assert_eq!(similar(name, known), wanted, "{name}");
@@ -140,7 +149,7 @@ mod tests {
         }
         assert_eq!(bytes(1_589_137_899), "1.4 GiB");
         assert_eq!(bytes(84_110_000), "81 MiB");
-        assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
+        assert_eq!(listed(["a", "b", "c"], "and"), "`a`, `b` and `c`");
     }
 
     proptest! {

@@ -21,10 +21,11 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 pub struct Token(String);
 
 impl Token {
-    /// Takes the value of the variable; `None` when there is nothing in it.
+    /// Takes the value of the variable; `None` when it cannot stand in a header.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.to_owned()))
+        let is_token = !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic());
+        is_token.then(|| Self(text.to_owned()))
     }
 }
 
@@ -81,47 +82,44 @@ impl Server {
 
     /// `GET` of a path below the root, within the probe's time.
     pub async fn get(&self, path: &str) -> Reply {
-        self.send(self.client.request(Method::GET, self.base.endpoint(path)), self.probe_timeout).await
+        self.send(Method::GET, path, None, self.probe_timeout).await
     }
 
     /// `POST` of a JSON body, within `limit`.
     pub async fn post(&self, path: &str, body: &Json, limit: Duration) -> Reply {
-        let request = self
-            .client
-            .request(Method::POST, self.base.endpoint(path))
-            .header("content-type", "application/json")
-            .body(body.to_string());
-        self.send(request, limit).await
+        self.send(Method::POST, path, Some(body), limit).await
     }
 
-    async fn send(&self, request: RequestBuilder, limit: Duration) -> Reply {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(&token.0),
-            None => request,
-        };
+    async fn send(&self, method: Method, path: &str, body: Option<&Json>, limit: Duration) -> Reply {
+        let mut request = self.client.request(method.clone(), self.base.endpoint(path));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(&token.0);
+        }
         let reply = match tokio::time::timeout(limit, receive(request)).await {
             Ok(Ok(answer)) => Reply::Answer(answer),
             Ok(Err(error)) if is_refused(&error) => Reply::Refused,
+            Ok(Err(error)) if error.is_connect() => Reply::Unreachable(excerpt(&innermost(&error), 200)),
             Ok(Err(error)) => Reply::Broken(excerpt(&innermost(&error), 200)),
             Err(_) => Reply::TimedOut,
         };
-        if let Reply::Answer(answer) = &reply {
-            tracing::debug!(status = answer.status, bytes = answer.body.len(), "answer");
-        } else {
-            tracing::debug!(?reply, "no answer");
+        match &reply {
+            Reply::Answer(Answer { status, body, .. }) => {
+                tracing::debug!(%method, path, status, bytes = body.len(), "answer");
+            }
+            none => tracing::debug!(%method, path, ?none, "no answer"),
         }
         reply
     }
 }
 
-/// Whether LM Studio greets on this port of the loopback interface; asks nothing else.
-pub async fn greets(port: u16, limit: Duration) -> bool {
-    match Server::new(BaseUrl::loopback(port), None, limit) {
-        Ok(server) => match server.get("lmstudio-greeting").await {
-            Reply::Answer(answer) => crate::pure::rest::is_greeting(&answer.body),
-            _ => false,
-        },
-        Err(_) => false,
+/// Whether LM Studio greets there.
+pub async fn greets(server: &Server) -> bool {
+    match server.get("lmstudio-greeting").await {
+        Reply::Answer(answer) => crate::pure::rest::is_greeting(&answer.body),
+        _ => false,
     }
 }
 

@@ -100,7 +100,14 @@ impl LockFile {
             let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
             options.mode(0o600).custom_flags(no_follow);
         }
-        options.open(&self.path)
+        match options.open(&self.path) {
+            // The whole directory was deleted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.path.parent().map_or(Ok(()), super::memory::make_folder)?;
+                options.open(&self.path)
+            }
+            opened => opened,
+        }
     }
 
     #[cfg(unix)]

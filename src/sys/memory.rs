@@ -26,6 +26,8 @@ const SERVER: &str = "";
 pub struct Store {
     /// The lock of this server.
     pub lock: LockFile,
+    /// The lock for starting a server on this machine, whatever its port: there is only one.
+    pub start_lock: LockFile,
     facts: PathBuf,
     verdicts: PathBuf,
 }
@@ -52,6 +54,7 @@ impl Store {
         }
         Ok(Self {
             lock: LockFile::new(lock),
+            start_lock: LockFile::new(folder.join("server-start.lock")),
             facts: folder.join(format!("{slug}.json")),
             verdicts: folder.join(format!("{slug}.verdicts.json")),
         })
@@ -106,6 +109,9 @@ pub struct CachedVerdict {
     pub at_ms: u64,
     /// The instance's context, in tokens.
     pub context_length: Option<u64>,
+    /// The most context its model can have.
+    #[serde(default)]
+    pub max_context_length: Option<u64>,
     /// Requests it serves at once.
     pub parallel: Option<u64>,
     /// The linked machine it is on.
@@ -202,15 +208,20 @@ impl Facts {
     }
 
     /// Remembers that LM Studio granted less context than wanted.
-    pub fn remember_granted(&mut self, model: &str, wanted: u64, has: u64) {
+    pub fn remember_granted(&mut self, model: &str, wanted: u64, has: u64, cooldown: Duration) {
+        // Whoever asks for less is answered by the larger refusal as well.
+        let past =
+            self.granted.get(model).filter(|it| it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown));
+        let wanted = past.map_or(wanted, |it| it.wanted.max(wanted));
         self.granted.insert(model.to_owned(), Granted { at_ms: now_ms(), wanted, has });
     }
 
-    /// Whether LM Studio granted just that little when it was asked not long ago.
+    /// Whether LM Studio granted just that little when it was asked for so much, or more,
+    /// not long ago.
     pub fn was_granted(&self, model: &str, wanted: u64, has: u64, cooldown: Duration) -> bool {
         self.granted
             .get(model)
-            .is_some_and(|it| it.wanted == wanted && it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown))
+            .is_some_and(|it| it.wanted >= wanted && it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown))
     }
 }
 
@@ -273,26 +284,36 @@ fn no_follow(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 fn no_follow(_: &mut OpenOptions) {}
 
+/// Makes a folder for this user alone.
+///
+/// # Errors
+/// When it cannot be made. One that is there already is no error.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let builder = DirBuilder::new();
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut builder = builder;
+        builder.mode(0o700);
+        builder
+    };
+    match builder.create(folder) {
+        // Another caller was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
 /// Makes the folder, for this user alone, or checks that nobody else can write to it.
 fn make_private(folder: &Path) -> Result<(), NoStore> {
     let unavailable = |error: io::Error| {
         NoStore::Unavailable(format!("the state directory {} cannot be used: {error}", folder.display()))
     };
     if !folder.is_symlink() && !folder.exists() {
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(unavailable)?;
-        }
-        let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            builder.mode(0o700);
-        }
-        match builder.create(folder) {
-            // Another caller was faster; it is checked below like any other.
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unavailable(error)),
-            _ => {}
-        }
+        make_folder(folder).map_err(unavailable)?;
     }
     let found = folder.symlink_metadata().map_err(unavailable)?;
     let refused = |why: String| Err(NoStore::Refused(format!("the state directory {} {why}", folder.display())));
@@ -300,7 +321,7 @@ fn make_private(folder: &Path) -> Result<(), NoStore> {
         return refused("is a symlink".to_owned());
     }
     if !found.is_dir() {
-        return refused("is not a directory".to_owned());
+        return Err(unavailable(io::Error::from(io::ErrorKind::NotADirectory)));
     }
     #[cfg(unix)]
     {

@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use super::paths;
-use crate::pure::opencode::{Source, Surroundings, Trust, parse, project_folders};
+use crate::pure::opencode::{self, Source, Surroundings, Trust, project_folders};
+
+/// Most that is read of a file.
+const MOST_BYTES: u64 = 1024 * 1024;
 
 /// Reads every source, lowest first.
 ///
@@ -52,8 +55,7 @@ pub fn sources() -> Result<Vec<Source>, String> {
     if let Some(text) = variable("OPENCODE_CONFIG_CONTENT") {
         let name = "OPENCODE_CONFIG_CONTENT".to_owned();
         let folder = std::env::current_dir().unwrap_or_default();
-        let value = parse(&text, &name, &Around { folder: &folder })?;
-        sources.push(Source { name, trust: Trust::User, value });
+        sources.push(opencode::read(&text, name, Trust::User, &Around { folder: &folder })?);
     }
     for name in ["opencode.json", "opencode.jsonc"] {
         sources.extend(read(&managed_folder().join(name), Trust::User)?);
@@ -90,15 +92,27 @@ fn repository_root(working: &Path) -> Option<PathBuf> {
 
 fn read(path: &Path, trust: Trust) -> Result<Option<Source>, String> {
     let name = path.display().to_string();
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    let text = match read_regular(path) {
+        Ok(text) => text,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(format!("{name}: cannot be read: {error}")),
     };
-    let text = String::from_utf8_lossy(&bytes);
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let value = parse(&text, &name, &Around { folder })?;
-    Ok(Some(Source { name, trust, value }))
+    opencode::read(&text, name, trust, &Around { folder }).map(Some)
+}
+
+/// Reads a file that a project may have chosen: no device that never ends, no pipe that
+/// never begins.
+fn read_regular(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind};
+    let found = path.metadata()?;
+    if !found.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    if found.len() > MOST_BYTES {
+        return Err(Error::new(ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Not there, or no folder to look in: `.opencode` may be a file, or somebody else's.
@@ -122,6 +136,6 @@ impl Surroundings for Around<'_> {
             (Some(rest), Some(home)) => home.join(rest),
             _ => self.folder.join(path),
         };
-        std::fs::read_to_string(&path).map_err(|error| error.to_string())
+        read_regular(&path).map_err(|error| error.to_string())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::stop::{Stop, Stopper};
 
@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 /// How long the rest of the output is looked for once the child is gone. It is in the pipe
 /// already, so this is only spent when somebody else holds the pipe open.
-const DRAIN: Duration = Duration::from_millis(20);
+const DRAIN: Duration = Duration::from_millis(50);
 
 /// How a child ended.
 #[derive(Debug)]
@@ -91,12 +91,15 @@ pub async fn run(
                 ask_to_stop(&mut child);
                 timer.as_mut().reset(Instant::now() + GRACE);
             }
+            () = stopper.insisted(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
         }
     };
-    while let Ok(Some(piece)) = timeout(DRAIN, stdout.read()).await {
+    // One deadline for all of it: whoever holds the pipe may go on writing for ever.
+    let until = Instant::now() + DRAIN;
+    while let Ok(Some(piece)) = timeout_at(until, stdout.read()).await {
         on_output(piece);
     }
-    while let Ok(Some(_)) = timeout(DRAIN, stderr.read()).await {}
+    while let Ok(Some(_)) = timeout_at(until, stderr.read()).await {}
     let exit = ending.unwrap_or_else(|| match status {
         Ok(status) => exit_of(status),
         Err(error) => Exit::NotStarted(error),
@@ -198,6 +201,14 @@ mod tests {
         assert!(finished.succeeded());
         assert_eq!(finished.stdout, b"out\n");
         assert!(took < Duration::from_secs(30), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_never_stops_talking_does_not_hold_the_call() {
+        let (finished, took) =
+            shell("(while :; do echo x; sleep 0.01; done) & sleep 0.1", Duration::from_secs(30)).await;
+        assert!(finished.succeeded());
+        assert!(took < Duration::from_secs(20), "{took:?}");
     }
 
     #[tokio::test]

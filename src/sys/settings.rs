@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
-use crate::pure::opencode::{Trust, base_url, user_names_host};
-use crate::pure::options::{Layer, OPTIONS, Origin, complaint};
+use crate::pure::opencode::{Trust, base_url, literal_base_url, user_names_host};
+use crate::pure::options::{Layer, OPTIONS, Origin, Spec, complaint};
+use crate::pure::text::similar;
 
 use super::http::Token;
 use super::{lmstudio, opencode, paths};
@@ -26,8 +27,13 @@ pub struct Settings {
 /// A sentence for exit code 78: what is wrong, where, and what is allowed.
 pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
     let ConfigFile { layer, warnings } = read_user_file(file)?;
-    let layer = layer.under(read_environment()?).under(flags);
-    Ok(Settings { config: Config::from_layer(&layer), warnings })
+    let call = read_environment()?.under(flags);
+    let mut config = Config::from_layer(&layer.under(call));
+    // A flag or a variable may be relative to where the call is made.
+    for path in [&mut config.lms_path, &mut config.state_dir, &mut config.log_file].into_iter().flatten() {
+        *path = std::path::absolute(&*path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(Settings { config, warnings: [warnings, unknown_variables()].concat() })
 }
 
 /// The file that was named must be there; the ones in their usual places need not.
@@ -77,6 +83,25 @@ fn read_environment() -> Result<Layer, String> {
     Ok(layer)
 }
 
+/// Variables that look like options and are none: a misspelt one should not pass silently.
+fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let suspects: Vec<String> = names.filter(|name| name.starts_with("LMSWARM_")).collect();
+    if suspects.is_empty() {
+        return Vec::new();
+    }
+    let known: Vec<String> = OPTIONS.iter().map(Spec::variable).chain(["LMSWARM_CONFIG".to_owned()]).collect();
+    suspects
+        .into_iter()
+        .filter(|name| !known.contains(name))
+        .map(|name| {
+            let near = similar(&name, known.iter().map(String::as_str));
+            let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            format!("the variable `{name}` means nothing to lmswarm{meant}")
+        })
+        .collect()
+}
+
 /// The server's address.
 #[derive(Debug)]
 pub struct Address {
@@ -101,13 +126,20 @@ pub fn address(config: &Config) -> Result<Address, String> {
     }
     let sources = opencode::sources()?;
     if let Some((text, source)) = base_url(&sources, &config.providers) {
-        let text = with_variables(text);
-        let base = BaseUrl::parse(&text)
-            .map_err(|why| complaint(&format!("{}: baseURL", source.name), &text, &why.to_string()))?;
-        let may_send_token = source.trust == Trust::User
+        let literal = literal_base_url(source, &config.providers);
+        let shown = literal.as_deref().unwrap_or("a text with references");
+        let wrong = |why: &str| complaint(&format!("{}: baseURL", source.name), shown, why);
+        let resolved = with_variables(text);
+        let base = BaseUrl::parse(&resolved).map_err(|why| wrong(&why.to_string()))?;
+        let is_ours = source.trust == Trust::User
             || base.is_loopback()
             || user_names_host(&sources, &config.providers, &base.host());
-        return Ok(Address { base, origin: source.name.clone(), may_send_token });
+        if !is_ours && literal.as_deref() != Some(resolved.as_str()) {
+            return Err(wrong(
+                "puts your environment or a file of yours into the address of a host that only this project names",
+            ));
+        }
+        return Ok(Address { base, origin: source.name.clone(), may_send_token: is_ours });
     }
     Ok(match lmstudio::last_port() {
         Some((port, path)) => own(BaseUrl::loopback(port), path.display().to_string()),
@@ -129,7 +161,18 @@ fn with_variables(text: &str) -> String {
 }
 
 /// The API token, if its variable is set and it may go to that address.
-pub fn token(config: &Config, address: &Address) -> Option<Token> {
-    let text = std::env::var(&config.api_token_env).ok().filter(|_| address.may_send_token)?;
-    Token::new(&text)
+///
+/// # Errors
+/// A sentence for exit code 78: what the variable holds cannot be a token. It is not shown.
+pub fn token(config: &Config, address: &Address) -> Result<Option<Token>, String> {
+    let name = &config.api_token_env;
+    match std::env::var_os(name).filter(|text| !text.is_empty() && address.may_send_token) {
+        None => Ok(None),
+        Some(text) => match text.to_str().and_then(Token::new) {
+            Some(token) => Ok(Some(token)),
+            None => Err(format!(
+                "{name}: what it holds cannot be an API token (it has blanks or other characters that no token has)"
+            )),
+        },
+    }
 }

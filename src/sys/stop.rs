@@ -19,6 +19,7 @@ pub enum Stop {
 #[derive(Debug, Clone)]
 pub struct Stopper {
     stop: watch::Receiver<Option<Stop>>,
+    insisted: watch::Receiver<bool>,
 }
 
 impl Stopper {
@@ -28,6 +29,7 @@ impl Stopper {
     /// call: it has nothing to clean up.
     pub fn listen(remaining: Option<Duration>) -> Self {
         let (sender, stop) = watch::channel(None);
+        let (insist, insisted) = watch::channel(false);
         let mut signals = Signals::listen();
         tokio::spawn(async move {
             let deadline = async {
@@ -42,10 +44,12 @@ impl Stopper {
             };
             // Nobody listens any more when the call has ended; then nothing is lost.
             let _ = sender.send(Some(stop));
-            // The sender must live on, or the waits would see a closed channel.
+            signals.next().await;
+            let _ = insist.send(true);
+            // The senders must live on, or the waits would see a closed channel.
             std::future::pending::<()>().await;
         });
-        Self { stop }
+        Self { stop, insisted }
     }
 
     /// Whether the call must end.
@@ -55,14 +59,17 @@ impl Stopper {
 
     /// Waits until the call must end.
     pub async fn stopped(&self) -> Stop {
-        let mut stop = self.stop.clone();
-        loop {
-            if let Some(stop) = *stop.borrow_and_update() {
-                return stop;
-            }
-            if stop.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let stop = self.stop.clone().wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+        match stop {
+            Some(stop) => stop,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until somebody asks again for what was asked before: the time for manners is over.
+    pub async fn insisted(&self) {
+        if self.insisted.clone().wait_for(|insisted| *insisted).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -89,8 +96,11 @@ impl Signals {
     fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         let kinds = [(1, SignalKind::hangup()), (2, SignalKind::interrupt()), (15, SignalKind::terminate())];
+        let ignored = ignored_signals();
         let streams = kinds
             .into_iter()
+            // `nohup` means it.
+            .filter(|(number, _)| ignored >> (number - 1) & 1 == 0)
             .filter_map(|(number, kind)| match signal(kind) {
                 Ok(stream) => Some((number, stream)),
                 Err(error) => {
@@ -114,6 +124,15 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The signals this process was told to ignore, as a bit set. Only Linux tells without
+/// unsafe code.
+#[cfg(unix)]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(not(unix))]

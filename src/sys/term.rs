@@ -70,20 +70,21 @@ impl Console {
     /// Says what went wrong and what to do next.
     pub fn error(self, reason: &str, hint: Option<&str>) {
         write_line(&format!("lmswarm: {} {reason}", self.paint(RED, "error:")));
-        if let Some(hint) = hint {
-            write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
-        }
+        self.hint(hint);
     }
 
     /// Says why a model is not addressable; `blocks` tells an error from a warning.
     pub fn failure(self, failure: &Failure, blocks: bool) {
+        if failure.signal.is_some() {
+            return self.note(&failure.reason);
+        }
         let age = failure
             .age
-            .map_or(String::new(), |age| format!(" (found out {} ago; `--fresh` tries again now)", duration(age)));
+            .map_or(String::new(), |age| format!(", found out {} ago (`--fresh` tries again now)", duration(age)));
         let reason = format!("{}{age}", failure.reason);
         let near = match failure.suggestions.as_slice() {
             [] => None,
-            names => Some(format!("did you mean {}?", listed(names.iter().map(String::as_str)))),
+            names => Some(format!("did you mean {}?", listed(names.iter().map(String::as_str), "or"))),
         };
         let hint = match (near, &failure.hint) {
             (Some(near), Some(hint)) => Some(format!("{near} {hint}")),
@@ -91,11 +92,15 @@ impl Console {
         };
         if blocks {
             self.error(&reason, hint.as_deref());
-        } else if !self.quiet {
+        } else {
             self.warning(&reason);
-            if let Some(hint) = hint {
-                write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
-            }
+            self.hint(hint.as_deref().filter(|_| !self.quiet));
+        }
+    }
+
+    fn hint(self, hint: Option<&str>) {
+        if let Some(hint) = hint {
+            write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
         }
     }
 

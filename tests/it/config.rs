@@ -66,8 +66,8 @@ fn a_bad_flag_is_2_and_a_bad_variable_is_78() {
         ("--fail-mode", "ajar", "\"closed\", \"hybrid\", \"open\""),
         ("--gpu", "auto", "a number from 0 to 1"),
         ("--base-url", "htp://x", "`http` and `https`"),
-        ("--timeout", "10", "write it as 90s"),
-        ("--timeout", "0s", "longer than nothing"),
+        ("--timeout", "10", "a time with a unit, such as 90s"),
+        ("--timeout", "0s", "a time with a unit"),
         ("--lms-path", "", "value"),
     ] {
         let run = machine.run(&["ensure", LLAMA, flag, value]).expect(2).says(wanted);

@@ -17,4 +17,5 @@ mod proxy;
 mod rest;
 mod security;
 mod server;
+mod simulator;
 mod support;

@@ -80,7 +80,7 @@ fn https_works_with_the_certificates_of_the_system_and_with_no_others() {
     assert_eq!(call("ca.pem").expect(0).model()["action"], "none");
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     machine.write("other.pem", &other.cert.pem());
-    assert_eq!(call("other.pem").expect(75).says("certificate").model()["category"], "unknown-state");
+    assert_eq!(call("other.pem").expect(3).says("certificate").model()["category"], "server-unreachable");
     machine.write("none.pem", "");
     let report = call("none.pem").expect(1).says("the system's certificates cannot be loaded").json();
     assert_eq!(report["proceed"], false);

@@ -135,8 +135,8 @@ fn nothing_is_ever_started_for_another_host() {
     let machine = Machine::new();
     // A TEST-NET address would hang; one of this machine's own that is not loopback does not,
     // but not every machine has one. A name that is no name is refused at once.
-    let run = machine.ensure(&[LLAMA, "--base-url", "http://lmstudio.invalid:1234"]).expect(75);
-    assert_eq!(run.model()["category"], "unknown-state");
+    let run = machine.ensure(&[LLAMA, "--base-url", "http://lmstudio.invalid:1234"]).expect(3);
+    assert_eq!(run.says("cannot be connected to").model()["category"], "server-unreachable");
     assert_eq!(machine.lms_calls().len(), 0);
 }
 

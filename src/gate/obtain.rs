@@ -1,0 +1,198 @@
+//! Finding exactly the model that was asked for among the downloaded ones, or downloading
+//! it if told to. `lms load` matches fuzzily and would take another model for an unknown key.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::load::By;
+use super::look::Sight;
+use super::{Lead, Want, Work};
+use crate::pure::config::Device;
+use crate::pure::failure::{Category, Failure};
+use crate::pure::load::{Placement, matches_fuzzily};
+use crate::pure::residency::{Downloaded, Location, Snapshot, find_downloaded};
+use crate::pure::rest::{Managed, read_managed};
+use crate::pure::text::{duration, printable, similar};
+use crate::sys::lms::Problem;
+
+/// How often a download over REST is asked how far it is.
+const DOWNLOAD_POLL: Duration = Duration::from_secs(1);
+/// How long a download over REST may stand still, or go unheard of, before it is given up.
+const STALLED: Duration = Duration::from_secs(600);
+const UNHEARD: Duration = Duration::from_secs(30);
+
+/// A downloaded model that is to be loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Where to load it.
+    pub(super) placement: Placement,
+    /// Its base key: that of a variant is another one.
+    pub(super) base_key: String,
+    /// The most context it can have.
+    pub(super) max_context: Option<u64>,
+    /// Its size on disk.
+    pub(super) size_bytes: Option<u64>,
+}
+
+impl Work<'_> {
+    /// Finds the model, or downloads it; returns it with what is resident by then.
+    pub(super) async fn obtain(
+        &self,
+        want: &Want,
+        snapshot: Snapshot,
+        lead: &Lead,
+    ) -> Result<(Target, Snapshot), Failure> {
+        let models = self.downloaded(&snapshot).await?;
+        if let Some(found) = find_downloaded(&models, &want.key) {
+            return Ok((self.target(want, found, &models), snapshot));
+        }
+        if !self.config.auto_download {
+            return Err(not_downloaded(want, &models));
+        }
+        self.download(want, lead).await?;
+        let Sight::Seen(snapshot) = self.look().await? else {
+            return Err(self.unknown("the server went away after the download"));
+        };
+        let models = self.downloaded(&snapshot).await?;
+        if let Some(found) = find_downloaded(&models, &want.key) {
+            return Ok((self.target(want, found, &models), snapshot));
+        }
+        let reason = format!("a download for `{}` ended well, but LM Studio has no model of that name", want.key);
+        Err(Failure {
+            suggestions: similar(want.key.as_str(), models.iter().map(|it| it.key.as_str())),
+            ..Failure::new(Category::DownloadFailed, reason).hinted("`lms ls` shows under which name it was put")
+        })
+    }
+
+    async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
+        if let Some(models) = &snapshot.downloaded {
+            return Ok(models.clone());
+        }
+        let lms = self.lms.as_ref().map_err(|why| {
+            let hint =
+                "update LM Studio to 0.4 or later, set an API token if it requires one, or name `lms` with --lms-path";
+            Failure::new(Category::LoadFailed, format!("{} does not tell what is downloaded, and {why}", self.base()))
+                .hinted(self.lms_hint(hint))
+                .cheap()
+        })?;
+        lms.ls().await.map_err(|problem| match problem {
+            Problem::Stopped(stop) => self.interrupted(stop),
+            Problem::Failed(why) => self.unknown(&why),
+        })
+    }
+
+    fn target(&self, want: &Want, found: &Downloaded, models: &[Downloaded]) -> Target {
+        // `--local` leaves linked machines out. If nobody told where the model is, it may be
+        // on one of those alone, and `lms` would then take what is similar here. Without
+        // `--local` the equal key always wins.
+        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&want.key, &it.key));
+        let placement = match (self.config.device, found.location) {
+            (Device::LocalFirst, Location::Here) => Placement::Local,
+            (Device::LocalFirst, Location::Untold) if !is_risky() => Placement::Local,
+            _ => Placement::Any,
+        };
+        Target {
+            placement,
+            base_key: found.key.clone(),
+            max_context: found.max_context_length,
+            size_bytes: found.size_bytes,
+        }
+    }
+
+    /// Downloads the key. `lms get` takes a name without a publisher for a search term and
+    /// fetches the first hit, so such a name is refused.
+    async fn download(&self, want: &Want, _: &Lead) -> Result<(), Failure> {
+        let key = &want.key;
+        let failed =
+            |why: &str| Failure::new(Category::DownloadFailed, format!("`{key}` could not be downloaded: {why}"));
+        if !key.as_str().contains('/') {
+            return Err(failed("only a name of the form `publisher/model` says exactly what to fetch")
+                .hinted(format!("search for it yourself: `lms get {key}`"))
+                .cheap());
+        }
+        let activity = self.call.progress.begin(&format!("downloading `{key}`"), None);
+        let done = match self.loader(want)? {
+            By::Lms(lms) => match lms.get(key.as_str(), |percent| activity.percent(percent)).await {
+                Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
+                Err(Problem::Failed(why)) => Err(why),
+                Ok(()) => Ok(()),
+            },
+            By::Rest => self.download_by_rest(want, |percent| activity.percent(percent)).await?,
+        };
+        done.map_err(|why| failed(&why).hinted("look the name up on https://lmstudio.ai/models"))?;
+        activity.done(&format!("`{key}` is downloaded"));
+        Ok(())
+    }
+
+    /// The inner error says why the download failed.
+    async fn download_by_rest(&self, want: &Want, on_percent: impl Fn(u8)) -> Result<Result<(), String>, Failure> {
+        let body = match want.key.as_str().split_once('@') {
+            Some((model, quantization)) => json!({ "model": model, "quantization": quantization }),
+            None => json!({ "model": want.key.as_str() }),
+        };
+        let job = match self.manage("download", &body, "status").await? {
+            Managed::Done(job) => job,
+            Managed::Unauthorized => return Err(self.token_refused()),
+            Managed::Gone | Managed::TimedOut => return Ok(Err("the server does not answer".to_owned())),
+            Managed::Refused(_, why) | Managed::Unclear(why) => return Ok(Err(why)),
+        };
+        let Some(id) = job["job_id"].as_str() else { return Ok(Ok(())) };
+        // The id goes into a path.
+        if !id.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-')) {
+            return Ok(Err(format!("the server named its job `{}`", printable(id))));
+        }
+        let (mut progress, mut moved, mut heard) = (0, Instant::now(), Instant::now());
+        loop {
+            let reply = self.stopper.or(self.server.get(&format!("api/v1/models/download/status/{id}"))).await;
+            match read_managed(&reply.map_err(|stop| self.interrupted(stop))?, "status") {
+                Managed::Done(status) => {
+                    heard = Instant::now();
+                    match status["status"].as_str() {
+                        Some("completed") => return Ok(Ok(())),
+                        Some("failed") => return Ok(Err("the server says that it failed".to_owned())),
+                        _ => {}
+                    }
+                    let bytes = |name: &str| u128::from(status[name].as_u64().unwrap_or(0));
+                    let (done, total) = (bytes("downloaded_bytes"), bytes("total_size_bytes"));
+                    if let Some(percent) = (done * 100).checked_div(total) {
+                        on_percent(u8::try_from(percent).unwrap_or(100).min(100));
+                    }
+                    if done > progress {
+                        (progress, moved) = (done, Instant::now());
+                    }
+                }
+                Managed::Unauthorized => return Err(self.token_refused()),
+                // The job may well go on while one answer gets lost.
+                Managed::TimedOut | Managed::Unclear(_) if heard.elapsed() < UNHEARD => {}
+                Managed::Gone | Managed::TimedOut => return Ok(Err("the server stopped answering".to_owned())),
+                Managed::Refused(_, why) | Managed::Unclear(why) => return Ok(Err(why)),
+            }
+            if moved.elapsed() > STALLED {
+                return Ok(Err(format!("it stood still for {}", duration(STALLED))));
+            }
+            self.sleep(DOWNLOAD_POLL).await?;
+        }
+    }
+
+    /// Sends a management request, bounded by the load's limit.
+    pub(super) async fn manage(&self, verb: &str, body: &serde_json::Value, wanted: &str) -> Result<Managed, Failure> {
+        let path = format!("api/v1/models/{verb}");
+        let reply = self.stopper.or(self.server.post(&path, body, self.config.load_timeout)).await;
+        Ok(read_managed(&reply.map_err(|stop| self.interrupted(stop))?, wanted))
+    }
+}
+
+/// The key is not there, and nothing similar is taken for it.
+pub(super) fn not_downloaded(want: &Want, models: &[Downloaded]) -> Failure {
+    let key = want.key.as_str();
+    let hint = if matches!(key, "true" | "false") {
+        format!("if this was meant for a flag, write it with `=`, such as --evict-on-pressure={key}")
+    } else {
+        "`lms ls` lists what is; --download fetches what is not".to_owned()
+    };
+    Failure {
+        suggestions: similar(key, models.iter().map(|it| it.key.as_str())),
+        ..Failure::new(Category::NotDownloaded, format!("`{key}` is not downloaded")).hinted(hint)
+    }
+}
