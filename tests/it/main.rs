@@ -9,6 +9,7 @@ mod config;
 mod ensure;
 mod failures;
 mod fleet;
+mod hardening;
 mod inputs;
 mod lms;
 mod opencode;

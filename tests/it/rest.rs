@@ -168,17 +168,3 @@ fn a_missing_token_is_an_error_where_nothing_else_can_tell() {
     std::fs::remove_file(machine.path("bin/lms")).unwrap();
     machine.ensure(&[LLAMA]).expect(7).says("requires an API token, and the variable LM_API_TOKEN holds none");
 }
-
-#[test]
-fn a_number_in_verify_cache_ms_counts_for_rest_too() {
-    let machine = Machine::new();
-    machine.preload(LLAMA);
-    let args = [LLAMA, "--verify-cache-ms", "60000", "--context-length", "2048"];
-    machine.ensure(&args).expect(0).json();
-    let before = machine.requests().len();
-    let first = machine.ensure(&args).expect(0).model();
-    assert!(machine.requests().len() - before <= 2);
-    let _ = first;
-    machine.control("evict", json!({ "identifier": LLAMA }));
-    let _ = machine.ensure(&[LLAMA]).expect(0);
-}

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{LLAMA, Machine, free_port};
 
 /// A server that answers everything with these bytes.
-fn stranger(answer: &'static [u8]) -> u16 {
+pub fn stranger(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     std::thread::spawn(move || {

@@ -327,6 +327,13 @@ impl Machine {
         self.control("release", json!({}));
     }
 
+    /// LM Studio dies at once, as by `kill -9`.
+    pub fn crash(&self) {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.api_port)).expect("the simulator listens");
+        write!(stream, "POST /control/crash HTTP/1.0\r\nContent-Length: 2\r\n\r\n{{}}").expect("a request");
+        let _ = stream.read_to_string(&mut String::new());
+    }
+
     pub fn wait_for_event(&self, name: &str) {
         self.wait_for(name, |record| record.iter().any(|it| it["event"] == name));
     }
