@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::look::Sight;
-use super::obtain::Target;
+use super::obtain::{By, Target};
 use super::room::Evictions;
-use super::{Backoff, Lead, Want, Work, context_warning, drift_failure};
-use crate::pure::config::{Device, Loader, OnMismatch};
+use super::settle::{context_warning, drift_failure};
+use super::{Backoff, Lead, Want, Work};
+use crate::pure::config::{Device, OnMismatch};
 use crate::pure::failure::{Category, Failure};
 use crate::pure::lms_output::{
     LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
@@ -26,12 +27,6 @@ use crate::sys::progress::Activity;
 /// How long an instance may take to appear in the lists: `lms ps` shows a load about 200 ms
 /// after it began.
 const APPEARS: Duration = Duration::from_millis(1500);
-
-/// What carries out a load.
-pub(super) enum By<'a> {
-    Lms(&'a Lms),
-    Rest,
-}
 
 /// How one attempt to load ended.
 enum Attempt {
@@ -50,21 +45,6 @@ enum Attempt {
 }
 
 impl Work<'_> {
-    /// Chooses what loads: `lms`, or REST where `lms` is not at hand or cannot reach.
-    pub(super) fn loader(&self, want: &Want) -> Result<By<'_>, Failure> {
-        match (self.config.loader, &self.lms) {
-            (Loader::Lms, Ok(lms)) => Ok(By::Lms(lms)),
-            (Loader::Lms, Err(why)) => {
-                Err(Failure::new(Category::LoadFailed, format!("`{}` cannot be loaded: {why}", want.key))
-                    .hinted(self.lms_hint("name it with --lms-path, or let --loader be `auto`"))
-                    .cheap())
-            }
-            // `lms load` knows base keys alone; the REST API takes variants.
-            (Loader::Auto, Ok(lms)) if !want.key.is_variant() => Ok(By::Lms(lms)),
-            (Loader::Auto | Loader::Rest, _) => Ok(By::Rest),
-        }
-    }
-
     /// Loads, making room as far as allowed; returns how long it took and what is shown of
     /// it, or `None` when somebody else's load made it ready.
     pub(super) async fn load(

@@ -5,29 +5,33 @@
 mod load;
 mod look;
 mod obtain;
+mod recall;
 mod repair;
 mod room;
 mod server;
+mod settle;
 mod wait;
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use crate::pure::base_url::BaseUrl;
-use crate::pure::config::{Config, OnMismatch};
+use crate::pure::config::Config;
 use crate::pure::failure::{Category, Failure};
 use crate::pure::load::LoadOptions;
 use crate::pure::model::ModelKey;
 use crate::pure::report::{Action, Outcome, Ready};
-use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
+use crate::pure::residency::{Readiness, Residency, drift};
 use crate::sys::http::Server;
 use crate::sys::lms::{Lms, Problem};
 use crate::sys::lmstudio::{self, Found};
 use crate::sys::lock::{Leader, Leadership};
-use crate::sys::memory::{NoStore, Store, now_ms};
+use crate::sys::memory::{Store, now_ms};
+use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
 use crate::sys::stop::{Stop, Stopper};
 use look::Sight;
+use settle::context_warning;
 
 /// One model of a call.
 #[derive(Debug, Clone)]
@@ -106,12 +110,6 @@ fn outcome(call: &Call<'_>, want: &Want, result: Result<Ready, Failure>, warning
         warnings,
         elapsed: call.started.elapsed(),
     }
-}
-
-/// Asking for more than the model has means all it has; the user should know.
-fn context_warning(want: &Want, max: Option<u64>) -> Option<String> {
-    let (asked, max) = (want.options.context_length?, max?);
-    (asked > max).then(|| format!("`{}` can have a context of {max} tokens at most; {asked} were asked for", want.key))
 }
 
 fn open_store(call: &Call<'_>) -> Result<Result<Store, String>, Refusal> {
@@ -277,72 +275,6 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// What a sight settles without any work: ready, failed, or `None` for "work to do".
-    fn settle(&self, want: &Want, sight: &Sight, action: Action) -> Result<Option<Ready>, Failure> {
-        let snapshot = match sight {
-            Sight::Seen(snapshot) => snapshot,
-            Sight::Down if self.may_start_server() => return Ok(None),
-            Sight::Down => return Err(self.down_for_good()),
-            Sight::Blocked(failure) => return Err(failure.clone()),
-        };
-        let instance = match snapshot.residency(&want.key) {
-            Residency::Addressable(instance) => instance,
-            Residency::Unknown => {
-                return Err(self.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"));
-            }
-            Residency::Absent if !self.config.auto_download => {
-                // Cheap to say, so nobody needs to lead for it.
-                return match &snapshot.downloaded {
-                    Some(models) if find_downloaded(models, &want.key).is_none() => {
-                        Err(obtain::not_downloaded(want, models))
-                    }
-                    _ => Ok(None),
-                };
-            }
-            _ => return Ok(None),
-        };
-        // A source that lists an instance from the start of its load cannot tell that it is
-        // ready; whoever loads it can.
-        if instance.readiness == Readiness::Untold && self.is_being_loaded(want) {
-            return Ok(None);
-        }
-        let max_context = snapshot.max_context(&want.key);
-        if let Some(drift) = drift(instance, &want.options, max_context)
-            && !self.accepts(want, drift)?
-        {
-            return Ok(None);
-        }
-        if let Some(warning) = context_warning(want, max_context) {
-            self.warn(warning);
-        }
-        Ok(Some(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
-    }
-
-    /// Whether drift is let pass: by configuration, or because a reload would not help.
-    fn accepts(&self, want: &Want, drift: Drift) -> Result<bool, Failure> {
-        let Drift { has, wants } = drift;
-        let key = &want.key;
-        match (self.config.on_mismatch, &self.store) {
-            (OnMismatch::Ignore, _) => Ok(true),
-            (OnMismatch::Fail, _) => Err(drift_failure(want, drift)),
-            (OnMismatch::Reload, None) => {
-                // Nobody would remember that it was in vain, and every call would reload.
-                self.warn(format!(
-                    "`{key}` has a context of {has} tokens, not {wants}, and is not reloaded without a state directory"
-                ));
-                Ok(true)
-            }
-            (OnMismatch::Reload, Some(store)) => {
-                let asked = want.options.context_length.unwrap_or(wants);
-                let granted = store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown);
-                if granted {
-                    self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: LM Studio granted no more when it was loaded"));
-                }
-                Ok(granted)
-            }
-        }
-    }
-
     /// Tries to become the leader; `None` when somebody else is.
     fn try_lead(&self, want: &Want) -> Option<Lead> {
         let Some(store) = &self.store else { return Some(Lead(None)) };
@@ -357,76 +289,6 @@ impl<'a> Work<'a> {
                 self.warn(format!("the lock does not work ({error}); going on without it"));
                 Some(Lead(None))
             }
-        }
-    }
-
-    /// Whether another process leads right now, and says that this model is why.
-    fn is_being_loaded(&self, want: &Want) -> bool {
-        let Some(store) = &self.store else { return false };
-        let names_it = |it: &Leader| it.model == want.key.as_str() && it.pid != std::process::id();
-        store.lock.leader().is_some_and(|it| names_it(&it)) && matches!(store.lock.is_free(), Ok(false))
-    }
-
-    /// Fails with what an earlier call found out at great expense, if that is not long ago.
-    fn replay(&self, want: &Want, sight: &Sight) -> Result<(), Failure> {
-        let Some(store) = &self.store else { return Ok(()) };
-        // `--fresh` forgets what was known before this call, not what others find out while
-        // it waits for them.
-        let since = self.call.fresh.then_some(self.began_ms);
-        let (model, attempt) = match sight {
-            Sight::Down => (None, self.server_attempt()),
-            _ => (Some(want.key.as_str()), self.attempt(want)),
-        };
-        let Some(failure) = store.facts().failure(model, &attempt, self.config.retry_cooldown, since) else {
-            return Ok(());
-        };
-        let is_outdated = match sight {
-            Sight::Seen(snapshot) => {
-                let came =
-                    failure.category == Category::DownloadFailed && snapshot.find_downloaded(&want.key).is_some();
-                came || matches!(snapshot.residency(&want.key), Residency::Loading(_))
-            }
-            _ => false,
-        };
-        if is_outdated { Ok(()) } else { Err(failure) }
-    }
-
-    /// What would be tried: a failure says nothing about an attempt with other options.
-    fn attempt(&self, want: &Want) -> String {
-        let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = self.config;
-        format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
-    }
-
-    fn server_attempt(&self) -> String {
-        let Config { lms_path, launch_app_fallback, server_start_timeout, .. } = self.config;
-        format!("{} {lms_path:?} {launch_app_fallback} {server_start_timeout:?}", self.base())
-    }
-
-    /// Remembers what the next call should know.
-    fn record(&self, want: &Want, lead: &Lead, result: &Result<Ready, Failure>) {
-        let (Some(store), Lead(Some(leadership))) = (&self.store, lead) else { return };
-        let key = want.key.as_str();
-        let written = match result {
-            Ok(ready) => store.change(leadership, |facts| {
-                facts.forget_failures(key);
-                let Some(time) = ready.load_time else { return };
-                facts.remember_load(key, time);
-                if let (Some(asked), Some(has)) = (want.options.context_length, ready.instance.context_length)
-                    && has < asked
-                {
-                    facts.remember_granted(key, asked, has, self.config.retry_cooldown);
-                }
-            }),
-            Err(failure) if failure.is_expensive && failure.age.is_none() => {
-                let is_server = failure.category == Category::ServerUnreachable;
-                let (model, attempt) =
-                    if is_server { (None, self.server_attempt()) } else { (Some(key), self.attempt(want)) };
-                store.change(leadership, |facts| facts.remember_failure(model, &attempt, failure))
-            }
-            Err(_) => return,
-        };
-        if let Err(error) = written {
-            self.warn(format!("the state directory cannot be written ({error}); this outcome will not be remembered"));
         }
     }
 
@@ -499,15 +361,6 @@ fn find_lms(call: &Call<'_>, stopper: &Stopper) -> Result<Lms, String> {
         }
         Found::Program(program) => Ok(Lms::new(program, base, stopper.clone())),
     }
-}
-
-fn drift_failure(want: &Want, Drift { has, wants }: Drift) -> Failure {
-    let key = &want.key;
-    Failure::new(
-        Category::Drift,
-        format!("`{key}` is resident with a context of {has} tokens, and {wants} are configured"),
-    )
-    .hinted(format!("unload it (`lms unload {key}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
 }
 
 fn signal_name(number: u8) -> &'static str {

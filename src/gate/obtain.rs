@@ -1,20 +1,19 @@
-//! Finding exactly the model that was asked for among the downloaded ones, or downloading
-//! it if told to. `lms load` matches fuzzily and would take another model for an unknown key.
+//! What to load, and with what: exactly the model that was asked for, found among the
+//! downloaded ones or downloaded if told to. `lms load` matches fuzzily and would take another model for an unknown key.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::load::By;
 use super::look::Sight;
 use super::{Lead, Want, Work};
-use crate::pure::config::Device;
+use crate::pure::config::{Device, Loader};
 use crate::pure::failure::{Category, Failure};
 use crate::pure::load::{Placement, matches_fuzzily};
 use crate::pure::residency::{Downloaded, Location, Snapshot, find_downloaded};
 use crate::pure::rest::{Managed, read_managed};
 use crate::pure::text::{duration, printable, similar};
-use crate::sys::lms::Problem;
+use crate::sys::lms::{Lms, Problem};
 
 /// How often a download over REST is asked how far it is.
 const DOWNLOAD_POLL: Duration = Duration::from_secs(1);
@@ -35,7 +34,28 @@ pub(super) struct Target {
     pub(super) size_bytes: Option<u64>,
 }
 
+/// What carries out a load.
+pub(super) enum By<'a> {
+    Lms(&'a Lms),
+    Rest,
+}
+
 impl Work<'_> {
+    /// Chooses what loads: `lms`, or REST where `lms` is not at hand or cannot reach.
+    pub(super) fn loader(&self, want: &Want) -> Result<By<'_>, Failure> {
+        match (self.config.loader, &self.lms) {
+            (Loader::Lms, Ok(lms)) => Ok(By::Lms(lms)),
+            (Loader::Lms, Err(why)) => {
+                Err(Failure::new(Category::LoadFailed, format!("`{}` cannot be loaded: {why}", want.key))
+                    .hinted(self.lms_hint("name it with --lms-path, or let --loader be `auto`"))
+                    .cheap())
+            }
+            // `lms load` knows base keys alone; the REST API takes variants.
+            (Loader::Auto, Ok(lms)) if !want.key.is_variant() => Ok(By::Lms(lms)),
+            (Loader::Auto | Loader::Rest, _) => Ok(By::Rest),
+        }
+    }
+
     /// Finds the model, or downloads it; returns it with what is resident by then.
     pub(super) async fn obtain(
         &self,

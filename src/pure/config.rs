@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use jsonc_parser::ast::{Object, Value as Json};
 use jsonc_parser::common::Ranged;
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use super::base_url::BaseUrl;
 use super::failure::FailMode;
+use super::jsonc::JSONC;
 use super::load::{Gpu, LoadOptions};
 use super::model::ModelKey;
 use super::options::{self, Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
@@ -262,19 +263,7 @@ pub struct ConfigFile {
 pub fn parse_file(text: &str, path: &str, dialect: Dialect, home: Option<&Path>) -> Result<ConfigFile, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let reader = FileReader { text, path, home };
-    let strict = ParseOptions {
-        allow_comments: true,
-        allow_trailing_commas: true,
-        allow_loose_object_property_names: false,
-        allow_missing_commas: false,
-        allow_single_quoted_strings: false,
-        allow_hexadecimal_numbers: false,
-        allow_unary_plus_numbers: false,
-        allow_bare_decimal_point_numbers: false,
-        allow_non_finite_numbers: false,
-        allow_extended_string_escapes: false,
-    };
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &strict)
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &JSONC)
         .map_err(|error| format!("{path}:{}:{}: {}", error.line_display(), error.column_display(), error.kind()))?;
     match parsed.value {
         Some(Json::Object(object)) => reader.read(&object, dialect),

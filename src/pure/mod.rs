@@ -5,6 +5,7 @@ pub mod config;
 pub mod eviction;
 pub mod exit;
 pub mod failure;
+pub mod jsonc;
 pub mod lms_output;
 pub mod load;
 pub mod model;

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use jsonc_parser::ParseOptions;
 use serde_json::Value as Json;
+
+use super::jsonc::JSONC;
 
 /// Who could have written a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,19 +66,7 @@ impl Surroundings for Verbatim {
 fn parse(text: &str, name: &str, surroundings: &impl Surroundings) -> Result<Json, String> {
     let text = substitute(text.strip_prefix('\u{feff}').unwrap_or(text), surroundings)
         .map_err(|error| format!("{name}: {error}"))?;
-    let options = ParseOptions {
-        allow_comments: true,
-        allow_trailing_commas: true,
-        allow_loose_object_property_names: false,
-        allow_missing_commas: false,
-        allow_single_quoted_strings: false,
-        allow_hexadecimal_numbers: false,
-        allow_unary_plus_numbers: false,
-        allow_bare_decimal_point_numbers: false,
-        allow_non_finite_numbers: false,
-        allow_extended_string_escapes: false,
-    };
-    match jsonc_parser::parse_to_serde_value::<Option<Json>>(&text, &options) {
+    match jsonc_parser::parse_to_serde_value::<Option<Json>>(&text, &JSONC) {
         Ok(Some(value @ Json::Object(_))) => Ok(value),
         // An empty file counts as `{}`.
         Ok(None) if text.trim().is_empty() => Ok(Json::Object(serde_json::Map::new())),

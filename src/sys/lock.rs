@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::private::{make_folder, no_follow};
+
 /// Who leads, for messages; never for decisions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,17 +95,11 @@ impl LockFile {
     fn open(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            // Not through a symlink: whoever could plant one would choose what is written to.
-            let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-            options.mode(0o600).custom_flags(no_follow);
-        }
+        no_follow(&mut options);
         match options.open(&self.path) {
             // The whole directory was deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.path.parent().map_or(Ok(()), super::memory::make_folder)?;
+                self.path.parent().map_or(Ok(()), make_folder)?;
                 options.open(&self.path)
             }
             opened => opened,

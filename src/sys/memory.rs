@@ -3,7 +3,7 @@
 //! correctness: a file that cannot be read is an empty one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{Leadership, LockFile};
+use super::private::{NoStore, make_private, no_follow};
 use crate::pure::failure::{Category, Failure};
 
 /// How many load times are kept of each model.
@@ -30,15 +31,6 @@ pub struct Store {
     pub start_lock: LockFile,
     facts: PathBuf,
     verdicts: PathBuf,
-}
-
-/// Why there is no [`Store`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoStore {
-    /// It cannot be used here (read-only, full, no home): the gate goes on without.
-    Unavailable(String),
-    /// Somebody else could write to it: whoever needs it must not go on.
-    Refused(String),
 }
 
 impl Store {
@@ -272,69 +264,6 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
-}
-
-#[cfg(unix)]
-fn no_follow(options: &mut OpenOptions) {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flag = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    options.mode(0o600).custom_flags(flag);
-}
-
-#[cfg(not(unix))]
-fn no_follow(_: &mut OpenOptions) {}
-
-/// Makes a folder for this user alone.
-///
-/// # Errors
-/// When it cannot be made. One that is there already is no error.
-pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let builder = DirBuilder::new();
-    #[cfg(unix)]
-    let builder = {
-        use std::os::unix::fs::DirBuilderExt;
-        let mut builder = builder;
-        builder.mode(0o700);
-        builder
-    };
-    match builder.create(folder) {
-        // Another caller was faster.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    }
-}
-
-/// Makes the folder, for this user alone, or checks that nobody else can write to it.
-fn make_private(folder: &Path) -> Result<(), NoStore> {
-    let unavailable = |error: io::Error| {
-        NoStore::Unavailable(format!("the state directory {} cannot be used: {error}", folder.display()))
-    };
-    if !folder.is_symlink() && !folder.exists() {
-        make_folder(folder).map_err(unavailable)?;
-    }
-    let found = folder.symlink_metadata().map_err(unavailable)?;
-    let refused = |why: String| Err(NoStore::Refused(format!("the state directory {} {why}", folder.display())));
-    if found.is_symlink() {
-        return refused("is a symlink".to_owned());
-    }
-    if !found.is_dir() {
-        return Err(unavailable(io::Error::from(io::ErrorKind::NotADirectory)));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let me = rustix::process::geteuid().as_raw();
-        if found.uid() != me {
-            return refused(format!("belongs to user {}, not to {me}", found.uid()));
-        }
-        if found.mode() & 0o022 != 0 {
-            return refused(format!("is writable by others (mode {:o})", found.mode() & 0o777));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod machine;
 pub mod memory;
 pub mod opencode;
 pub mod paths;
+pub mod private;
 pub mod process;
 pub mod progress;
 pub mod settings;

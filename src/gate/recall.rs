@@ -1,0 +1,74 @@
+//! What one call leaves for the next: failures that were expensive to find out, how long a
+//! load took, what context was granted.
+
+use super::look::Sight;
+use super::{Lead, Want, Work};
+use crate::pure::config::Config;
+use crate::pure::failure::{Category, Failure};
+use crate::pure::report::Ready;
+use crate::pure::residency::Residency;
+
+impl Work<'_> {
+    /// Fails with what an earlier call found out at great expense, if that is not long ago.
+    pub(super) fn replay(&self, want: &Want, sight: &Sight) -> Result<(), Failure> {
+        let Some(store) = &self.store else { return Ok(()) };
+        // `--fresh` forgets what was known before this call, not what others find out while
+        // it waits for them.
+        let since = self.call.fresh.then_some(self.began_ms);
+        let (model, attempt) = match sight {
+            Sight::Down => (None, self.server_attempt()),
+            _ => (Some(want.key.as_str()), self.attempt(want)),
+        };
+        let Some(failure) = store.facts().failure(model, &attempt, self.config.retry_cooldown, since) else {
+            return Ok(());
+        };
+        let is_outdated = match sight {
+            Sight::Seen(snapshot) => {
+                let came =
+                    failure.category == Category::DownloadFailed && snapshot.find_downloaded(&want.key).is_some();
+                came || matches!(snapshot.residency(&want.key), Residency::Loading(_))
+            }
+            _ => false,
+        };
+        if is_outdated { Ok(()) } else { Err(failure) }
+    }
+
+    /// What would be tried: a failure says nothing about an attempt with other options.
+    fn attempt(&self, want: &Want) -> String {
+        let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = self.config;
+        format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
+    }
+
+    fn server_attempt(&self) -> String {
+        let Config { lms_path, launch_app_fallback, server_start_timeout, .. } = self.config;
+        format!("{} {lms_path:?} {launch_app_fallback} {server_start_timeout:?}", self.base())
+    }
+
+    /// Remembers what the next call should know.
+    pub(super) fn record(&self, want: &Want, lead: &Lead, result: &Result<Ready, Failure>) {
+        let (Some(store), Lead(Some(leadership))) = (&self.store, lead) else { return };
+        let key = want.key.as_str();
+        let written = match result {
+            Ok(ready) => store.change(leadership, |facts| {
+                facts.forget_failures(key);
+                let Some(time) = ready.load_time else { return };
+                facts.remember_load(key, time);
+                if let (Some(asked), Some(has)) = (want.options.context_length, ready.instance.context_length)
+                    && has < asked
+                {
+                    facts.remember_granted(key, asked, has, self.config.retry_cooldown);
+                }
+            }),
+            Err(failure) if failure.is_expensive && failure.age.is_none() => {
+                let is_server = failure.category == Category::ServerUnreachable;
+                let (model, attempt) =
+                    if is_server { (None, self.server_attempt()) } else { (Some(key), self.attempt(want)) };
+                store.change(leadership, |facts| facts.remember_failure(model, &attempt, failure))
+            }
+            Err(_) => return,
+        };
+        if let Err(error) = written {
+            self.warn(format!("the state directory cannot be written ({error}); this outcome will not be remembered"));
+        }
+    }
+}

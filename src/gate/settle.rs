@@ -1,0 +1,100 @@
+//! What a sight settles without any work: ready, failed, or "work to do".
+
+use super::look::Sight;
+use super::{Want, Work, obtain};
+use crate::pure::config::OnMismatch;
+use crate::pure::failure::{Category, Failure};
+use crate::pure::report::{Action, Ready};
+use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
+use crate::sys::lock::Leader;
+
+impl Work<'_> {
+    /// What a sight settles without any work: ready, failed, or `None` for "work to do".
+    pub(super) fn settle(&self, want: &Want, sight: &Sight, action: Action) -> Result<Option<Ready>, Failure> {
+        let snapshot = match sight {
+            Sight::Seen(snapshot) => snapshot,
+            Sight::Down if self.may_start_server() => return Ok(None),
+            Sight::Down => return Err(self.down_for_good()),
+            Sight::Blocked(failure) => return Err(failure.clone()),
+        };
+        let instance = match snapshot.residency(&want.key) {
+            Residency::Addressable(instance) => instance,
+            Residency::Unknown => {
+                return Err(self.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"));
+            }
+            Residency::Absent if !self.config.auto_download => {
+                // Cheap to say, so nobody needs to lead for it.
+                return match &snapshot.downloaded {
+                    Some(models) if find_downloaded(models, &want.key).is_none() => {
+                        Err(obtain::not_downloaded(want, models))
+                    }
+                    _ => Ok(None),
+                };
+            }
+            _ => return Ok(None),
+        };
+        // A source that lists an instance from the start of its load cannot tell that it is
+        // ready; whoever loads it can.
+        if instance.readiness == Readiness::Untold && self.is_being_loaded(want) {
+            return Ok(None);
+        }
+        let max_context = snapshot.max_context(&want.key);
+        if let Some(drift) = drift(instance, &want.options, max_context)
+            && !self.accepts(want, drift)?
+        {
+            return Ok(None);
+        }
+        if let Some(warning) = context_warning(want, max_context) {
+            self.warn(warning);
+        }
+        Ok(Some(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
+    }
+
+    /// Whether drift is let pass: by configuration, or because a reload would not help.
+    fn accepts(&self, want: &Want, drift: Drift) -> Result<bool, Failure> {
+        let Drift { has, wants } = drift;
+        let key = &want.key;
+        match (self.config.on_mismatch, &self.store) {
+            (OnMismatch::Ignore, _) => Ok(true),
+            (OnMismatch::Fail, _) => Err(drift_failure(want, drift)),
+            (OnMismatch::Reload, None) => {
+                // Nobody would remember that it was in vain, and every call would reload.
+                self.warn(format!(
+                    "`{key}` has a context of {has} tokens, not {wants}, and is not reloaded without a state directory"
+                ));
+                Ok(true)
+            }
+            (OnMismatch::Reload, Some(store)) => {
+                let asked = want.options.context_length.unwrap_or(wants);
+                let granted = store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown);
+                if granted {
+                    self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: LM Studio granted no more when it was loaded"));
+                }
+                Ok(granted)
+            }
+        }
+    }
+
+    /// Whether another process leads right now, and says that this model is why.
+    fn is_being_loaded(&self, want: &Want) -> bool {
+        let Some(store) = &self.store else { return false };
+        let names_it = |it: &Leader| it.model == want.key.as_str() && it.pid != std::process::id();
+        store.lock.leader().is_some_and(|it| names_it(&it)) && matches!(store.lock.is_free(), Ok(false))
+    }
+}
+
+/// Asking for more than the model has means all it has; the user should know.
+pub(super) fn context_warning(want: &Want, max: Option<u64>) -> Option<String> {
+    let (asked, max) = (want.options.context_length?, max?);
+    (asked > max).then(|| format!("`{}` can have a context of {max} tokens at most; {asked} were asked for", want.key))
+}
+
+/// Drift that is not let pass.
+pub(super) fn drift_failure(want: &Want, Drift { has, wants }: Drift) -> Failure {
+    let key = &want.key;
+    Failure::new(
+        Category::Drift,
+        format!("`{key}` is resident with a context of {has} tokens, and {wants} are configured"),
+    )
+    .hinted(format!("unload it (`lms unload {key}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
+}
