@@ -48,6 +48,18 @@ pub struct EnsureArgs {
     #[arg(value_name = "MODEL", required = true)]
     pub models: Vec<String>,
 
+    /// Print one JSON object about the outcome on stdout
+    #[arg(long)]
+    pub json: bool,
+
+    /// The gate.
+    #[command(flatten)]
+    pub gate: GateArgs,
+}
+
+/// The arguments of every command that gates something.
+#[derive(Debug, Args)]
+pub struct GateArgs {
     /// Try again now what failed within the last --retry-cooldown-ms
     #[arg(long)]
     pub fresh: bool,
@@ -55,10 +67,6 @@ pub struct EnsureArgs {
     /// Upper bound for the whole call, such as 90s or 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
-
-    /// Print one JSON object about the outcome on stdout
-    #[arg(long)]
-    pub json: bool,
 
     /// How to speak.
     #[command(flatten)]
@@ -194,7 +202,7 @@ mod tests {
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
         let Request::Ensure(args) = cli.command;
-        args.options.0
+        args.gate.options.0
     }
 
     #[test]

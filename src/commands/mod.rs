@@ -1,6 +1,7 @@
 //! From what was typed to an exit code. One file for each command.
 
 mod ensure;
+mod gated;
 
 use crate::cli::{Cli, Request};
 use crate::pure::exit::ExitCode;
