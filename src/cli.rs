@@ -1,14 +1,16 @@
 //! What can be typed: commands, flags and their help. Defaults that a config file could
 //! override are not given here, and nothing is looked up.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Str, TypedValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
-use crate::pure::exit;
 use crate::pure::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
+use crate::pure::{exit, hook};
 use crate::sys::paths;
 use crate::sys::term::ColorChoice;
 
@@ -27,6 +29,18 @@ pub enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
     Ensure(EnsureArgs),
+
+    /// Make sure that models are addressable, then become COMMAND
+    #[command(long_about = RUN_ABOUT, after_help = RUN_EXIT_CODES, override_usage = RUN_USAGE)]
+    Run(RunArgs),
+
+    /// Print what puts the gate before opencode, or before another command
+    #[command(long_about = HOOK_ABOUT)]
+    Hook(HookArgs),
+
+    /// Print completions for a shell
+    #[command(long_about = COMPLETIONS_ABOUT)]
+    Completions(CompletionsArgs),
 }
 
 const ENSURE_ABOUT: &str = "\
@@ -189,6 +203,135 @@ impl FromArgMatches for OptionFlags {
     }
 }
 
+const RUN_USAGE: &str = "\
+lmswarm run [OPTIONS] COMMAND [ARGS]...
+       lmswarm run [OPTIONS] [MODEL]... -- COMMAND [ARGS]...";
+
+const RUN_ABOUT: &str = "\
+Make sure that models are addressable, then become COMMAND
+
+With `--`, everything before it is a MODEL and everything behind it is the command. Without
+`--`, the first word is the command, and opencode's `main` and `small` are the models. An
+argument of the command that is itself `--` therefore needs one before the command too.
+Options of lmswarm come first.
+
+The command takes the place of lmswarm: same process, so its exit code and its signals are
+its own. (On Windows lmswarm stays and passes the exit code through.) It is not started when
+--fail-mode says that the failure blocks; a warning is printed when it does not.
+
+With --keep-warm lmswarm stays as the parent and makes sure of the models again at every
+interval, so that an eviction heals while the command runs. A failure then is a warning that
+never stops the command; on a terminal it is told when the command has ended, so that it does
+not write into a full-screen program.
+
+Examples:
+  lmswarm run opencode
+  lmswarm run qwen/qwen3-coder-30b -- opencode --continue
+  lmswarm run --keep-warm 5m main -- opencode";
+
+const RUN_EXIT_CODES: &str = "\
+Exit codes:
+  those of COMMAND; with --keep-warm 128+n if signal n ended it
+  126  COMMAND cannot be executed
+  127  COMMAND is not found
+  those of `lmswarm ensure` if the gate blocks and COMMAND is not started";
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Stay as the parent and ensure the models again at every interval, such as 5m
+    #[arg(long, value_name = "INTERVAL", value_parser = parse_interval)]
+    pub keep_warm: Option<Duration>,
+
+    /// [MODEL]... and `--`, if it is not to be `main` and `small`; then COMMAND and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
+    pub words: Vec<OsString>,
+
+    /// The gate.
+    #[command(flatten)]
+    pub gate: GateArgs,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        // Shorter would be load on the server for nothing.
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        _ => Err("it must be a time of a second or more with a unit, such as 30s, 5m or 1h".to_owned()),
+    }
+}
+
+const HOOK_ABOUT: &str = "\
+Print what puts the gate before opencode, or before another command
+
+For a shell it is a function of the command's name that starts the command with `lmswarm run`.
+Exit codes and completions stay as they are, and `command opencode` bypasses the gate.
+
+Examples:
+  eval \"$(lmswarm hook bash)\"                 in ~/.bashrc
+  eval \"$(lmswarm hook zsh)\"                  in ~/.zshrc
+  lmswarm hook fish | source                  in ~/.config/fish/config.fish
+  lmswarm hook powershell | Out-String | Invoke-Expression   in $PROFILE
+  eval \"$(lmswarm hook zsh --wrap opencode --wrap crush)\"";
+
+/// The arguments of `hook`.
+#[derive(Debug, Args)]
+pub struct HookArgs {
+    /// Where it goes.
+    #[command(subcommand)]
+    pub place: HookPlace,
+}
+
+/// Where a hook goes.
+#[derive(Debug, Subcommand)]
+pub enum HookPlace {
+    /// A function for bash
+    Bash(WrapArgs),
+    /// A function for zsh
+    Zsh(WrapArgs),
+    /// A function for fish
+    Fish(WrapArgs),
+    /// A function for PowerShell
+    Powershell(WrapArgs),
+}
+
+/// The arguments of `hook` for a shell.
+#[derive(Debug, Args)]
+pub struct WrapArgs {
+    /// Put the gate before this command; can be repeated
+    #[arg(long = "wrap", value_name = "NAME", default_value = "opencode", value_parser = parse_command_name)]
+    pub names: Vec<String>,
+}
+
+fn parse_command_name(text: &str) -> Result<String, String> {
+    hook::check_name(text).map(|()| text.to_owned())
+}
+
+const COMPLETIONS_ABOUT: &str = "\
+Print completions for a shell
+
+In bash, zsh and fish a MODEL is completed too: with the roles, and with the keys that LM
+Studio has at that moment.
+
+Examples:
+  eval \"$(lmswarm completions bash)\"          in ~/.bashrc
+  eval \"$(lmswarm completions zsh)\"           in ~/.zshrc, after compinit
+  lmswarm completions fish | source           in ~/.config/fish/config.fish
+  lmswarm completions powershell | Out-String | Invoke-Expression   in $PROFILE
+  eval (lmswarm completions elvish | slurp)   in ~/.config/elvish/rc.elv";
+
+/// The arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum, required_unless_present = "models")]
+    pub shell: Option<Shell>,
+
+    /// Print what can stand for MODEL, one a line
+    #[arg(long, hide = true)]
+    pub models: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +344,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
-        let Request::Ensure(args) = cli.command;
+        let Request::Ensure(args) = cli.command else { panic!("not `ensure`") };
         args.gate.options.0
     }
 
@@ -216,5 +359,19 @@ mod tests {
             value(&["--evict-protect", "a,b", "--evict-protect", "c"], "evictProtect"),
             Some(Value::List(vec!["a".into(), "b".into(), "c".into()]))
         );
+    }
+
+    fn words(args: &[&str]) -> Vec<String> {
+        let cli = Cli::try_parse_from(["lmswarm", "run"].iter().chain(args)).unwrap();
+        let Request::Run(args) = cli.command else { panic!("not `run`") };
+        args.words.into_iter().map(|it| it.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn from_the_first_word_on_everything_is_kept_as_it_is() {
+        assert_eq!(words(&["npm", "test", "--", "--watch"]), ["npm", "test", "--", "--watch"]);
+        assert_eq!(words(&["--", "npm", "--", "-x"]), ["npm", "--", "-x"]);
+        assert_eq!(words(&["--quiet", "a", "b", "--", "c", "--quiet"]), ["a", "b", "--", "c", "--quiet"]);
+        assert_eq!(words(&["--keep-warm", "5m", "a", "--keep-warm"]), ["a", "--keep-warm"]);
     }
 }

@@ -68,6 +68,12 @@ impl Gated {
         }
     }
 
+    /// What kept models from being addressable, for whoever speaks later. A signal is no
+    /// reason: whoever sent it knows.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        failures(&self.outcomes).iter().filter(|it| it.signal.is_none()).map(|it| it.reason.clone()).collect()
+    }
+
     /// Tells a program.
     pub(super) fn report(&self) -> Report<'_> {
         Report::of_models(&self.outcomes, &self.base_url, self.fail_mode, self.verdict)

@@ -1,7 +1,10 @@
 //! From what was typed to an exit code. One file for each command.
 
+mod completions;
 mod ensure;
 mod gated;
+mod hook;
+mod run;
 
 use crate::cli::{Cli, Request};
 use crate::pure::exit::ExitCode;
@@ -19,6 +22,9 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let exit = match cli.command {
         Request::Ensure(args) => runtime.block_on(ensure::run(args)),
+        Request::Run(args) => runtime.block_on(run::run(args)),
+        Request::Hook(args) => hook::run(args),
+        Request::Completions(args) => runtime.block_on(completions::run(args)),
     };
     // Whatever is still running watches signals or draws progress; nobody waits for it.
     runtime.shutdown_background();

@@ -25,6 +25,9 @@ pub enum ExitCode {
     Config,
     /// Ended by this signal: 128 + its number.
     Signal(u8),
+    /// Not ours: that of the command that `run` started, or a shell's number for one that
+    /// cannot be started (126, 127).
+    Command(u8),
 }
 
 impl ExitCode {
@@ -42,6 +45,7 @@ impl ExitCode {
             Self::Ambiguous => 75,
             Self::Config => 78,
             Self::Signal(number) => 128 | number,
+            Self::Command(number) => number,
         }
     }
 }

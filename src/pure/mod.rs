@@ -1,10 +1,12 @@
 //! Decisions: no I/O, no clock, no environment; whatever they need comes in as arguments.
 
 pub mod base_url;
+pub mod completion;
 pub mod config;
 pub mod eviction;
 pub mod exit;
 pub mod failure;
+pub mod hook;
 pub mod jsonc;
 pub mod lms_output;
 pub mod load;
@@ -14,4 +16,5 @@ pub mod options;
 pub mod report;
 pub mod residency;
 pub mod rest;
+pub mod run;
 pub mod text;

@@ -30,7 +30,7 @@ pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
         let level = LevelFilter::INFO.max(level);
         tracing_subscriber::fmt::layer().with_writer(LazyFile::new(path)).with_ansi(false).with_filter(OwnEvents(level))
     });
-    // Fails only if logging was started before, which nothing does.
+    // Fails only if logging was started before: `run --keep-warm` calls the gate many times.
     let _ = tracing_subscriber::registry().with(to_stderr).with(to_file).try_init();
 }
 

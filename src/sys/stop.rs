@@ -1,5 +1,6 @@
 //! Being told to stop: SIGINT, SIGTERM, SIGHUP and `--timeout` become one event that every
-//! wait watches. The only file that handles signals.
+//! wait watches. The only file that handles signals; those that `run` passes on to its
+//! command are watched with the same means.
 
 use std::future::Future;
 use std::time::Duration;
@@ -86,19 +87,27 @@ impl Stopper {
     }
 }
 
+/// Signals that are watched instead of ending the process.
 #[cfg(unix)]
-struct Signals {
+#[derive(Debug)]
+pub(super) struct Signals {
     streams: Vec<(u8, tokio::signal::unix::Signal)>,
 }
 
 #[cfg(unix)]
 impl Signals {
     fn listen() -> Self {
-        use tokio::signal::unix::{SignalKind, signal};
-        let kinds = [(1, SignalKind::hangup()), (2, SignalKind::interrupt()), (15, SignalKind::terminate())];
+        use tokio::signal::unix::SignalKind;
+        Self::watch(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()])
+    }
+
+    /// Watches these from here on, but those that this process was told to ignore.
+    pub(super) fn watch(kinds: &[tokio::signal::unix::SignalKind]) -> Self {
+        use tokio::signal::unix::signal;
         let ignored = ignored_signals();
         let streams = kinds
-            .into_iter()
+            .iter()
+            .filter_map(|kind| u8::try_from(kind.as_raw_value()).ok().filter(|it| *it > 0).zip(Some(*kind)))
             // `nohup` means it.
             .filter(|(number, _)| ignored >> (number - 1) & 1 == 0)
             .filter_map(|(number, kind)| match signal(kind) {
@@ -113,7 +122,8 @@ impl Signals {
         Self { streams }
     }
 
-    async fn next(&mut self) -> u8 {
+    /// The number of the next one.
+    pub(super) async fn next(&mut self) -> u8 {
         std::future::poll_fn(|context| {
             for (number, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {

@@ -1,0 +1,27 @@
+//! `lmswarm hook`: prints what puts the gate before a command.
+
+use crate::cli::{HookArgs, HookPlace};
+use crate::pure::exit::ExitCode;
+use crate::pure::hook::{Shell, functions};
+use crate::sys::term::{self, ColorChoice, Console};
+
+/// Runs the command.
+pub(super) fn run(args: HookArgs) -> ExitCode {
+    match args.place {
+        HookPlace::Bash(wrap) => print(&functions(Shell::Bash, &wrap.names)),
+        HookPlace::Zsh(wrap) => print(&functions(Shell::Zsh, &wrap.names)),
+        HookPlace::Fish(wrap) => print(&functions(Shell::Fish, &wrap.names)),
+        HookPlace::Powershell(wrap) => print(&functions(Shell::PowerShell, &wrap.names)),
+    }
+}
+
+/// Prints a script. Half a script would be worse than none, so a failure is no success.
+pub(super) fn print(script: &str) -> ExitCode {
+    match term::print(script) {
+        Ok(()) => ExitCode::Success,
+        Err(error) => {
+            Console::new(false, ColorChoice::Auto).error(&format!("the script cannot be printed: {error}"), None);
+            ExitCode::Unexpected
+        }
+    }
+}

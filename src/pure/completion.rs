@@ -1,0 +1,1 @@
+//! Completing a MODEL: what is added to the completions that clap makes.

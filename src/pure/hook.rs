@@ -1,0 +1,134 @@
+//! The functions that put the gate before a command, as text for each shell. Nothing is
+//! installed here: the shell evaluates what it is given.
+
+/// A shell that can be given a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shell {
+    /// bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+    /// PowerShell.
+    PowerShell,
+}
+
+/// What the functions themselves are made of: wrapping one of these would break the shell.
+const NEVER: [&str; 34] = [
+    "lmswarm", "command", "builtin", "exec", "eval", "function", "source", "type", "whence", "printf", "echo",
+    "return", "if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select",
+    "time", "in", "end", "not", "begin", "switch", "and", "or", "test",
+];
+
+/// Checks that a name can be wrapped: a plain name of a command, safe unquoted in every shell.
+///
+/// # Errors
+/// A sentence fragment that says what it must be.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = name.starts_with(|it: char| it.is_ascii_alphanumeric() || it == '_')
+        && name.chars().all(|it| it.is_ascii_alphanumeric() || matches!(it, '_' | '-' | '.'))
+        && name.len() <= 64;
+    if !is_plain {
+        return Err("it must be the plain name of a command: letters, digits, `_`, `-` and `.`".to_owned());
+    }
+    if NEVER.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err("it is needed by the function itself, or a word of the shell".to_owned());
+    }
+    Ok(())
+}
+
+/// The functions for these names, which [`check_name`] has let pass.
+pub fn functions(shell: Shell, names: &[String]) -> String {
+    let mut script = String::from("# Made by `lmswarm hook`.\n");
+    for (place, name) in names.iter().enumerate() {
+        if !names[..place].contains(name) {
+            script.push_str(&template(shell).replace("NAME", name));
+        }
+    }
+    script.trim_end().to_owned()
+}
+
+fn template(shell: Shell) -> &'static str {
+    match shell {
+        // With the word `function`, an alias of the same name does not get in the way.
+        Shell::Bash => {
+            r#"function NAME {
+    if ! type -P lmswarm >/dev/null; then
+        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
+        return 127
+    fi
+    command lmswarm run -- NAME "$@"
+}
+"#
+        }
+        Shell::Zsh => {
+            r#"function NAME {
+    if ! whence -p lmswarm >/dev/null; then
+        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
+        return 127
+    fi
+    command lmswarm run -- NAME "$@"
+}
+"#
+        }
+        Shell::Fish => {
+            r"function NAME --description 'NAME, behind the gate of lmswarm'
+    if not command --query lmswarm
+        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
+        return 127
+    end
+    command lmswarm run -- NAME $argv
+end
+"
+        }
+        Shell::PowerShell => {
+            r"function global:NAME {
+    $lmswarm = Get-Command -Name lmswarm -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
+    if (-not $lmswarm) {
+        [Console]::Error.WriteLine('NAME is not started: lmswarm, the gate before it, is not on PATH')
+        $global:LASTEXITCODE = 127
+        return
+    }
+    if ($MyInvocation.ExpectingInput) { $input | & $lmswarm run '--' NAME @args } else { & $lmswarm run '--' NAME @args }
+}
+"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_plain_names_can_be_wrapped() {
+        for name in ["opencode", "crush", "my-tool", "tool.sh", "7z", "_x"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in
+            ["", "-x", "a b", "a;b", "$(x)", "a/b", "../x", "a'b", "ü", "a\nb", "lmswarm", "if", "command", "Function"]
+        {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_given_twice_is_wrapped_once() {
+        let names = ["a", "b", "a"].map(str::to_owned);
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
+            assert_eq!(functions(shell, &names).matches("run").count(), if shell == Shell::PowerShell { 4 } else { 2 });
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_that_passes_needs_no_quoting(name in any::<String>()) {
+            if check_name(&name).is_ok() {
+                prop_assert!(name.bytes().all(|it| it.is_ascii_alphanumeric() || b"_-.".contains(&it)));
+                prop_assert!(!name.starts_with('-') && !name.starts_with('.'));
+            }
+        }
+    }
+}
