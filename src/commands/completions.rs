@@ -1,16 +1,58 @@
-//! `lmswarm completions`: prints completions for a shell, and for those what can stand for
+//! `lmswarm completions`: prints completions for a shell, and for these what can stand for
 //! MODEL.
 
+use std::time::Duration;
+
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use super::hook::print;
 use crate::cli::{Cli, CompletionsArgs};
+use crate::pure::completion::{candidates, for_bash, for_fish, for_zsh};
 use crate::pure::exit::ExitCode;
+use crate::pure::options::Layer;
+use crate::pure::rest::{Reading, read_lists};
+use crate::sys::http::Server;
+use crate::sys::settings;
+
+/// Somebody has pressed Tab and waits.
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) async fn run(args: CompletionsArgs) -> ExitCode {
-    let Some(shell) = args.shell else { return ExitCode::Success };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "lmswarm", &mut script);
-    print(&String::from_utf8_lossy(&script))
+    let Some(shell) = args.shell else { return print(&candidates(keys().await.unwrap_or_default()).join("\n")) };
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "lmswarm", &mut bytes);
+    let script = String::from_utf8_lossy(&bytes);
+    print(&match shell {
+        Shell::Bash => for_bash(&script, &flags_with_value()),
+        Shell::Zsh => for_zsh(&script),
+        Shell::Fish => for_fish(&script),
+        _ => script.into_owned(),
+    })
+}
+
+/// The keys of the downloaded models, from one look. Whatever is in the way, there are none:
+/// a message would land in the middle of what is being typed.
+async fn keys() -> Option<Vec<String>> {
+    let config = settings::gather(None, Layer::default()).ok()?.config;
+    let address = settings::address(&config).ok()?;
+    let token = settings::token(&config, &address).ok()?;
+    let server = Server::new(address.base, token, LIMIT).ok()?;
+    let (v1, v0) = tokio::time::timeout(LIMIT, server.lists()).await.ok()?;
+    let Reading::Seen(snapshot) = read_lists(&v1, &v0) else { return None };
+    Some(snapshot.downloaded?.into_iter().map(|it| it.key).collect())
+}
+
+/// The flags of `ensure` and `run` that are followed by a value of their own.
+fn flags_with_value() -> Vec<String> {
+    let cli = Cli::command();
+    let gates = cli.get_subcommands().filter(|it| ["ensure", "run"].contains(&it.get_name()));
+    let flags = gates
+        .flat_map(clap::Command::get_arguments)
+        .filter(|arg| !arg.is_positional() && arg.get_action().takes_values() && !arg.is_require_equals_set());
+    let mut names: Vec<String> = flags.filter_map(|arg| arg.get_long()).map(|name| format!("--{name}")).collect();
+    names.sort();
+    names.dedup();
+    names
 }

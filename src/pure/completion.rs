@@ -1,1 +1,136 @@
-//! Completing a MODEL: what is added to the completions that clap makes.
+//! Completing a MODEL: what is added to the completions that clap makes, and what may be
+//! offered. Scripts ask `lmswarm completions --models`, so that they never go stale.
+
+/// The words that stand for opencode's models.
+pub const ROLES: [&str; 3] = ["main", "small", "all"];
+
+/// What may be offered: the roles, and those keys that mean themselves to every shell. A
+/// server chooses its keys, and some shells put what is offered on the line unquoted.
+pub fn candidates(keys: impl IntoIterator<Item = String>) -> Vec<String> {
+    let is_plain = |key: &String| {
+        key.starts_with(|it: char| it.is_ascii_alphanumeric())
+            && key.chars().all(|it| it.is_ascii_alphanumeric() || "._/@:+-".contains(it))
+    };
+    let mut keys: Vec<String> = keys.into_iter().filter(is_plain).collect();
+    keys.sort();
+    keys.dedup();
+    ROLES.map(str::to_owned).into_iter().chain(keys).collect()
+}
+
+/// Lets clap's script for bash complete a MODEL. `takes_value` are the flags behind which
+/// no MODEL can stand.
+pub fn for_bash(script: &str, takes_value: &[String]) -> String {
+    let ours = BASH.replace("FLAGS", &takes_value.join("|"));
+    format!("{}{ours}", script.replace("complete -F _lmswarm ", "complete -F _lmswarm_with_models "))
+}
+
+/// The candidates are compared here and not by `compgen -W`, which would run what is in them.
+/// bash splits words at `:` and `@`, and wants only what stands behind the last of these.
+const BASH: &str = r#"
+_lmswarm_with_models() {
+    local verb=${COMP_WORDS[1]} line=${COMP_LINE:0:COMP_POINT} behind=$2 place word model
+    word=${line##*[[:space:]]}
+    _lmswarm "$@"
+    [[ $COMP_CWORD -ge 2 && ( $verb == ensure || $verb == run ) ]] || return 0
+    if [[ $verb == run ]]; then
+        for ((place = 2; place < COMP_CWORD; place++)); do
+            [[ ${COMP_WORDS[place]} == -- ]] || continue
+            COMPREPLY=()
+            if declare -F _command_offset >/dev/null; then
+                _command_offset $((place + 1))
+            elif ((place + 1 == COMP_CWORD)); then
+                mapfile -t COMPREPLY < <(compgen -c -- "$2")
+            fi
+            return 0
+        done
+    fi
+    [[ $word != -* ]] || return 0
+    case $3 in
+        FLAGS) return 0 ;;
+    esac
+    COMPREPLY=()
+    case $behind in
+        [:@=]) behind= ;;
+    esac
+    while IFS= read -r model; do
+        [[ $model != "$word"* ]] || COMPREPLY+=("${model:${#word}-${#behind}}")
+    done < <(command lmswarm completions --models 2>/dev/null)
+    if [[ $verb == run && $COMP_CWORD -eq 2 && -n $word ]]; then
+        while IFS= read -r model; do
+            COMPREPLY+=("$model")
+        done < <(compgen -c -- "$2")
+    fi
+}
+"#;
+
+/// Lets clap's script for zsh complete a MODEL.
+pub fn for_zsh(script: &str) -> String {
+    let script: Vec<String> = script
+        .lines()
+        .map(|line| match line {
+            models if models.starts_with("'*::models ") => models.replace(":_default'", ":_lmswarm_models'"),
+            words if words.starts_with("'*::words ") => words.replace(":_cmdambivalent'", ":_lmswarm_words'"),
+            // The script ends by completing or by announcing itself; both need our functions.
+            end if end.starts_with("if [ \"$funcstack[1]\"") => format!("{ZSH}\n{end}"),
+            other => other.to_owned(),
+        })
+        .collect();
+    script.join("\n")
+}
+
+const ZSH: &str = r#"_lmswarm_models() {
+    local -a models
+    models=(${(f)"$(command lmswarm completions --models 2>/dev/null)"})
+    compadd -a models
+}
+
+_lmswarm_words() {
+    local dashes=${words[(i)--]}
+    if (( dashes < CURRENT )); then
+        shift $dashes words
+        (( CURRENT -= dashes ))
+        _normal
+    elif (( CURRENT == 1 )); then
+        _alternative 'models:model:_lmswarm_models' 'commands:command:_command_names -e'
+    elif (( $+commands[$words[1]] )); then
+        _normal
+    else
+        _lmswarm_models
+    fi
+}
+"#;
+
+/// Lets clap's script for fish complete a MODEL.
+pub fn for_fish(script: &str) -> String {
+    format!("{script}{FISH}")
+}
+
+const FISH: &str = r#"
+function __fish_lmswarm_no_dashes
+    not contains -- -- (commandline -opc)
+end
+complete -c lmswarm -n "__fish_lmswarm_using_subcommand ensure" -f -a "(command lmswarm completions --models 2>/dev/null)"
+complete -c lmswarm -n "__fish_lmswarm_using_subcommand run; and __fish_lmswarm_no_dashes" -a "(command lmswarm completions --models 2>/dev/null)"
+complete -c lmswarm -n "__fish_lmswarm_using_subcommand run" -a "(__fish_complete_subcommand --fcs-skip=2)"
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn roles_come_first_and_keys_are_sorted() {
+        let keys = ["qwen/qwen3-coder-30b", "gpt-oss-20b@q4_k_m", "gpt-oss-20b@q4_k_m"].map(str::to_owned);
+        assert_eq!(candidates(keys), ["main", "small", "all", "gpt-oss-20b@q4_k_m", "qwen/qwen3-coder-30b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_offered_means_itself_to_every_shell(key in any::<String>()) {
+            let offered = candidates([key]);
+            prop_assert!(offered.iter().all(|it| !it.contains(|it: char| !(it.is_ascii_alphanumeric() || "._/@:+-".contains(it)))));
+            prop_assert!(!offered.iter().any(|it| it.starts_with('-')));
+        }
+    }
+}
