@@ -109,9 +109,13 @@ const FISH: &str = r#"
 function __fish_lmswarm_no_dashes
     not contains -- -- (commandline -opc)
 end
+function __fish_lmswarm_command
+    set -l place (contains -i -- -- (commandline -opc)); or set place 2
+    __fish_complete_subcommand --fcs-skip=$place
+end
 complete -c lmswarm -n "__fish_lmswarm_using_subcommand ensure" -f -a "(command lmswarm completions --models 2>/dev/null)"
 complete -c lmswarm -n "__fish_lmswarm_using_subcommand run; and __fish_lmswarm_no_dashes" -a "(command lmswarm completions --models 2>/dev/null)"
-complete -c lmswarm -n "__fish_lmswarm_using_subcommand run" -a "(__fish_complete_subcommand --fcs-skip=2)"
+complete -c lmswarm -n "__fish_lmswarm_using_subcommand run" -a "(__fish_lmswarm_command)"
 "#;
 
 #[cfg(test)]
