@@ -171,6 +171,56 @@ fn bash_completes_models_and_passes_over_what_could_be_a_command() {
 }
 
 #[test]
+fn fish_completes_models_and_behind_the_dashes_the_command() {
+    let machine = machine();
+    let Some(fish) = find("fish") else { return };
+    let complete = |line: &str| {
+        let script =
+            format!("complete -c my-tool -l from-tool; lmswarm completions fish | source; complete -C '{line}'");
+        let done = shell(&machine, &fish, &script).expect(0);
+        assert_eq!(done.stderr, "");
+        // What stands behind the tab describes it.
+        done.stdout.lines().filter_map(|it| it.split('\t').next()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("lmswarm ensure lla"), [LLAMA]);
+    assert!(complete("lmswarm run lla").contains(&LLAMA.to_owned()));
+    assert_eq!(complete("lmswarm run main -- my-too"), ["my-tool"]);
+    assert_eq!(complete("lmswarm run --keep-warm 5m main small -- my-tool --from"), ["--from-tool"]);
+    assert_eq!(complete("lmswarm run -- my-too"), ["my-tool"]);
+}
+
+#[test]
+fn zsh_completes_models_and_behind_the_dashes_the_command() {
+    let machine = machine();
+    let Some(zsh) = find("zsh") else { return };
+    // Completion needs a line editor, and the line editor a terminal.
+    let complete = |line: &str| {
+        let script = format!(
+            r#"zmodload zsh/zpty
+zpty z zsh -f
+send() {{ zpty -w z "$1" }}
+await() {{ zpty -r -m z seen "*$1*" }}
+send "PS1=''; unsetopt prompt_cr prompt_sp; autoload -U compinit; compinit -u -D; eval \"\$(lmswarm completions zsh)\"; echo READ''Y"
+await READY
+zpty -w -n z $'{line}\t \C-a: \C-e; echo EN""D\n'
+await END
+print -r -- "$seen""#
+        );
+        let done = shell(&machine, &zsh, &script).expect(0);
+        done.stdout
+    };
+    for (line, wanted) in [
+        ("lmswarm ensure lla", LLAMA),
+        ("lmswarm run main sma", "small"),
+        ("lmswarm run main -- my-too", "my-tool"),
+        ("lmswarm run my-too", "my-tool"),
+    ] {
+        let seen = complete(line);
+        assert!(seen.contains(wanted), "{line}: {seen}");
+    }
+}
+
+#[test]
 fn every_shell_takes_its_completions() {
     let machine = machine();
     for name in SHELLS {
