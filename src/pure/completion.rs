@@ -39,7 +39,10 @@ _lmswarm_with_models() {
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((place + 1))
             elif ((place + 1 == COMP_CWORD)); then
-                mapfile -t COMPREPLY < <(compgen -c -- "$2")
+                # macOS has a bash without `mapfile`.
+                while IFS= read -r model; do
+                    COMPREPLY+=("$model")
+                done < <(compgen -c -- "$2")
             fi
             return 0
         done

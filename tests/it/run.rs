@@ -140,7 +140,7 @@ fn a_round_that_fails_is_a_warning_and_the_command_goes_on() {
     assert_eq!(ended.stderr.matches("not kept warm").count(), 1, "{}", ended.stderr);
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn signals_are_passed_on_once_and_decided_by_the_command() {
     use rustix::process::Signal;
@@ -173,4 +173,29 @@ fn signals_are_passed_on_once_and_decided_by_the_command() {
         running.signal(Signal::USR2);
         assert_eq!(running.end().expect(4).stdout, "1\n", "{name}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_terminals_interrupt_reaches_the_command_once_and_ends_nobody_else() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::Write;
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("a terminal of ours");
+    let name = ptsname(&terminal, Vec::new()).expect("its name").into_string().expect("UTF-8");
+    let line = std::fs::File::options().read(true).write(true).open(name).expect("the other end");
+    let script = "n=0; trap 'n=$((n+1)); : > got' INT; trap 'echo $n; exit 4' USR2; : > ready; \
+                  while :; do /bin/sleep 0.02; done";
+    let lmswarm = env!("CARGO_BIN_EXE_lmswarm");
+    let mut command = std::process::Command::new("/usr/bin/setsid");
+    command.args(["--ctty", lmswarm, "run", "--keep-warm", "1h", LLAMA, "--", SH, "-c", script]);
+    command.env_clear().envs(machine.environment()).current_dir(machine.home()).stdin(line);
+    let running = Running::start(&mut command);
+    wait_for_file(&machine, "ready");
+    std::fs::File::from(terminal.try_clone().expect("a handle")).write_all(b"\x03").expect("a key is pressed");
+    wait_for_file(&machine, "got");
+    running.signal(rustix::process::Signal::USR2);
+    assert_eq!(running.end().expect(4).stdout, "1\n");
 }
