@@ -243,7 +243,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "INTERVAL", value_parser = parse_interval)]
     pub keep_warm: Option<Duration>,
 
-    /// [MODEL]... and `--`, if it is not to be `main` and `small`; then COMMAND and its arguments
+    /// MODEL... and `--`, if it is not to be `main` and `small`; then COMMAND and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub words: Vec<OsString>,
