@@ -27,6 +27,36 @@ pub enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
     Ensure(EnsureArgs),
+    /// Put the gate in front of other programs
+    #[command(subcommand)]
+    Hook(HookRequest),
+}
+
+/// What to put the gate in front of.
+#[derive(Debug, Subcommand)]
+pub enum HookRequest {
+    /// Install the plugin that gates every request of opencode
+    #[command(long_about = HOOK_OPENCODE_ABOUT)]
+    Opencode(HookOpencodeArgs),
+}
+
+const HOOK_OPENCODE_ABOUT: &str = "\
+Install the plugin that gates every request of opencode
+
+The plugin is one file, `plugin/lmswarm.js` in opencode's own folder. A copy that an other
+version of lmswarm wrote is brought up to date; a file that was changed, or that lmswarm did
+not write, is left alone (exit code 78). To uninstall it, remove the file.";
+
+/// The arguments of `hook opencode`.
+#[derive(Debug, Args)]
+pub struct HookOpencodeArgs {
+    /// Install it into `.opencode/` of this project, for all who work on it
+    #[arg(long)]
+    pub project: bool,
+
+    /// Print the plugin on stdout, and install nothing
+    #[arg(long)]
+    pub print: bool,
 }
 
 const ENSURE_ABOUT: &str = "\
@@ -99,6 +129,10 @@ pub struct VoiceArgs {
     /// Do not show progress
     #[arg(long)]
     pub no_progress: bool,
+
+    /// How often to say how far it is where there is no terminal [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub progress_every: Option<Duration>,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -201,7 +235,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
-        let Request::Ensure(args) = cli.command;
+        let Request::Ensure(args) = cli.command else { unreachable!("it is `ensure`") };
         args.gate.options.0
     }
 

@@ -2,8 +2,9 @@
 
 mod ensure;
 mod gated;
+mod hook_opencode;
 
-use crate::cli::{Cli, Request};
+use crate::cli::{Cli, HookRequest, Request};
 use crate::pure::exit::ExitCode;
 use crate::sys::term::Console;
 
@@ -19,6 +20,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let exit = match cli.command {
         Request::Ensure(args) => runtime.block_on(ensure::run(args)),
+        Request::Hook(HookRequest::Opencode(args)) => hook_opencode::run(&args),
     };
     // Whatever is still running watches signals or draws progress; nobody waits for it.
     runtime.shutdown_background();

@@ -11,6 +11,7 @@ pub mod load;
 pub mod model;
 pub mod opencode;
 pub mod options;
+pub mod plugin;
 pub mod report;
 pub mod residency;
 pub mod rest;

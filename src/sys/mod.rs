@@ -1,6 +1,7 @@
 //! Effects: each file has one job and is the only one to name its crate or OS facility.
 //! They report what happened; what to make of it is decided in `gate` and `pure`.
 
+pub mod files;
 pub mod http;
 pub mod lms;
 pub mod lmstudio;
