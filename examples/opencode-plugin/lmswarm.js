@@ -18,10 +18,11 @@ async function server({ client }, options = {}) {
   const providers = options?.providers ?? (process.env.LMSWARM_PROVIDERS || "lmstudio").split(",").map((it) => it.trim())
 
   // Both are a courtesy: neither may hold up a request, nor stop one.
+  const quietly = async (work) => { try { await work() } catch {} }
   const toast = (variant, message, duration = 5000) =>
-    void client.tui.showToast({ body: { title: "lmswarm", message, variant, duration } }).catch(() => {})
+    quietly(() => client.tui.showToast({ body: { title: "lmswarm", message, variant, duration } }))
   const log = (level, message) =>
-    void client.app.log({ body: { service: "lmswarm", level, message } }).catch(() => {})
+    quietly(() => client.app.log({ body: { service: "lmswarm", level, message } }))
 
   // Runs `lmswarm ensure` and resolves to its report. The child is in a session of its own:
   // it finishes its load when opencode ends, so that the next opencode need not start over.
