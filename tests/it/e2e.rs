@@ -5,7 +5,7 @@
 //! tests say so and pass.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -296,21 +296,29 @@ fn an_alias_is_warmed_under_the_name_that_goes_over_the_wire() {
     assert_eq!((desk.chats(QWEN), desk.machine.loads(QWEN)), (1, 1));
 }
 
+/// An `opencode serve` that ends with its test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_long_wait_is_shown_in_the_window() {
     use std::io::{BufRead, BufReader, Write};
     let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
     desk.machine.configure(json!({ "jit": false, "holdLoads": true }));
     let port = free_port();
-    let address = ("127.0.0.1", port);
-    let server = desk.start(&["serve", "--port", &port.to_string()]);
-    let mut stream = None;
-    until("opencode listens", || {
-        stream = std::net::TcpStream::connect(address).ok();
-        stream.is_some()
-    });
+    let mut command = desk.command(&["serve", "--port", &port.to_string()]);
+    let mut server = Server(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("opencode starts"));
+    // A connection that comes before this line is never answered.
+    let said = BufReader::new(server.0.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(said.into_iter().any(|line| line.contains("listening on")), "opencode does not listen");
     // What the window would be told.
-    let mut stream = stream.unwrap();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET /event HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let toasts = std::sync::Arc::new(Mutex::new(Vec::new()));
     let seen = std::sync::Arc::clone(&toasts);
@@ -324,10 +332,10 @@ fn a_long_wait_is_shown_in_the_window() {
         }
     });
     let told = |text: &str| toasts.lock().unwrap().iter().any(|it| it.contains(text));
-    let (_, session) = http("POST", port, "/session", &[], "{\"title\":\"t\"}");
+    let (_, session) = http("POST", port, "/session", &["Connection: close"], "{\"title\":\"t\"}");
     let path = format!("/session/{}/message", session["id"].as_str().expect("a session"));
     let turn = std::thread::spawn(move || {
-        http("POST", port, &path, &[], "{\"parts\":[{\"type\":\"text\",\"text\":\"hello\"}]}")
+        http("POST", port, &path, &["Connection: close"], "{\"parts\":[{\"type\":\"text\",\"text\":\"hello\"}]}")
     });
     until("what is loading", || told(&format!("loading `{LLAMA}`")));
     until("how far it is", || told(" %, "));
@@ -336,4 +344,15 @@ fn a_long_wait_is_shown_in_the_window() {
     let (status, _) = turn.join().unwrap();
     assert_eq!((status, desk.chats(LLAMA), desk.machine.loads(LLAMA)), (200, 1, 1));
     drop(server);
+}
+
+#[test]
+fn opencode_takes_the_example_of_its_configuration() {
+    let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
+    desk.machine.write(".config/opencode/opencode.json", include_str!("../../examples/opencode.json"));
+    let run = desk.run(&["debug", "config"]).expect(0);
+    let config: Value = serde_json::from_str(&run.stdout).expect("opencode prints its configuration");
+    assert_eq!(config["small_model"], "lmstudio/gemma-3-4b-it");
+    // Whoever only looks around warms nothing.
+    assert_eq!(desk.machine.requests().len(), 0);
 }
