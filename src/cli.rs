@@ -113,6 +113,10 @@ pub struct VoiceArgs {
     /// Do not show progress
     #[arg(long)]
     pub no_progress: bool,
+
+    /// How often to say how far it is where there is no terminal [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub progress_every: Option<Duration>,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -293,6 +297,28 @@ pub enum HookPlace {
     Fish(WrapArgs),
     /// A function for PowerShell
     Powershell(WrapArgs),
+    /// The plugin that gates every request of opencode; installed, not printed
+    #[command(long_about = HOOK_OPENCODE_ABOUT)]
+    Opencode(HookOpencodeArgs),
+}
+
+const HOOK_OPENCODE_ABOUT: &str = "\
+Install the plugin that gates every request of opencode
+
+The plugin is one file, `plugin/lmswarm.js` in opencode's own folder. A copy that an other
+version of lmswarm wrote is brought up to date; a file that was changed, or that lmswarm did
+not write, is left alone (exit code 78). To uninstall it, remove the file.";
+
+/// The arguments of `hook opencode`.
+#[derive(Debug, Args)]
+pub struct HookOpencodeArgs {
+    /// Install it into `.opencode/` of this project, for all who work on it
+    #[arg(long)]
+    pub project: bool,
+
+    /// Print the plugin on stdout, and install nothing
+    #[arg(long)]
+    pub print: bool,
 }
 
 /// The arguments of `hook` for a shell.

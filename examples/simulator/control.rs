@@ -2,7 +2,7 @@
 //!
 //! LM Studio has nothing like it. It must not offer what a test can have through `lms`, REST or the files.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -37,6 +37,12 @@ pub async fn answer(app: &Arc<App>, switch: &Arc<RestSwitch>, method: &str, what
                 instance.last_used = body["lastUsedTime"].as_u64();
             });
         }),
+        // The next request that offers this tool is answered with a call of it.
+        ("POST", "call-tool") => {
+            let call = (body["name"].as_str().unwrap_or_default().to_owned(), body["arguments"].to_string());
+            app.tool_calls.lock().unwrap_or_else(PoisonError::into_inner).push_back(call);
+            Ok(json!({}))
+        }
         ("POST", "rest") => rest(app, switch, &body).await,
         ("POST", "release") => {
             let held = app.instances().iter().filter(|instance| instance.held).count();

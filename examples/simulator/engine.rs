@@ -3,6 +3,7 @@
 //! Nothing here knows HTTP, and nothing waits while it holds the lock: whoever waits does it on a load's phase. The
 //! record is written under the lock, so its order is the order in which things happened.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -170,6 +171,8 @@ pub struct App {
     pub api_port: u16,
     /// Releases held loads.
     pub release: Notify,
+    /// The tools that the next answers call, with their arguments as JSON.
+    pub tool_calls: Mutex<VecDeque<(String, String)>>,
     instances: Mutex<Vec<Instance>>,
     serial: AtomicU64,
 }
@@ -183,6 +186,7 @@ impl App {
             record,
             api_port,
             release: Notify::new(),
+            tool_calls: Mutex::default(),
             instances: Mutex::new(Vec::new()),
             serial: AtomicU64::new(1),
         };

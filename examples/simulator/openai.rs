@@ -3,7 +3,7 @@
 //! It must not decide what an instance is; it only picks one, waits for it and speaks for it.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -101,9 +101,10 @@ pub async fn chat(app: &Arc<App>, body: &Value) -> Response {
     };
     let chat_ms = Duration::from_millis(app.config().chat_ms);
     let head = Head::new(&identifier);
+    let saying = Saying::to(app, body);
     if body["stream"] == true {
         record(Some(&identifier), 200);
-        return stream(run, head, chat_ms);
+        return stream(run, head, saying, chat_ms);
     }
     tokio::time::sleep(chat_ms).await;
     if !run.alive() {
@@ -114,11 +115,44 @@ pub async fn chat(app: &Arc<App>, body: &Value) -> Response {
     record(Some(&identifier), 200);
     drop(run);
     let text = format!(
-        r#"{{{},"choices":[{{"index":0,"message":{{"role":"assistant","content":"ok"}},"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}},"stats":{{}},"system_fingerprint":{}}}"#,
+        r#"{{{},"choices":[{{"index":0,"message":{},"logprobs":null,"finish_reason":{}}}],"usage":{{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6}},"stats":{{}},"system_fingerprint":{}}}"#,
         head.members("chat.completion"),
+        saying.delta,
+        saying.reason,
         head.model
     );
     reply::typed(StatusCode::OK, "application/json; charset=utf-8", text)
+}
+
+/// What the model says.
+struct Saying {
+    delta: String,
+    reason: &'static str,
+}
+
+impl Saying {
+    /// "ok", unless a test wants a tool called that this request offers.
+    fn to(app: &App, body: &Value) -> Self {
+        let offered = |name: &str| {
+            let tools = body["tools"].as_array();
+            tools.is_some_and(|tools| tools.iter().any(|tool| tool["function"]["name"] == name))
+        };
+        let mut calls = app.tool_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.front().is_some_and(|(name, _)| offered(name)).then(|| calls.pop_front()).flatten() {
+            Some((name, arguments)) => {
+                app.record.write("tool-call", json!({ "name": name }));
+                let call = json!([{
+                    "index": 0,
+                    "id": format!("{}", now_ms() % 1_000_000_000),
+                    "type": "function",
+                    "function": { "name": name, "arguments": arguments },
+                }]);
+                let delta = json!({ "role": "assistant", "tool_calls": call }).to_string();
+                Self { delta, reason: r#""tool_calls""# }
+            }
+            None => Self { delta: r#"{"role":"assistant","content":"ok"}"#.to_owned(), reason: r#""stop""# },
+        }
+    }
 }
 
 /// What every piece of an answer begins with.
@@ -144,7 +178,7 @@ impl Head {
     }
 }
 
-fn stream(run: Run, head: Head, chat_ms: Duration) -> Response {
+fn stream(run: Run, head: Head, saying: Saying, chat_ms: Duration) -> Response {
     let (sender, pieces) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let chunk = |delta: &str, reason: &str| {
@@ -153,7 +187,7 @@ fn stream(run: Run, head: Head, chat_ms: Duration) -> Response {
                 "data: {{{members},\"choices\":[{{\"index\":0,\"delta\":{delta},\"logprobs\":null,\"finish_reason\":{reason}}}]}}\n\n"
             ))
         };
-        let _ = sender.send(chunk(r#"{"role":"assistant","content":"ok"}"#, "null"));
+        let _ = sender.send(chunk(&saying.delta, "null"));
         tokio::select! {
             () = tokio::time::sleep(chat_ms) => {}
             // The client hung up: the generation stops.
@@ -163,7 +197,7 @@ fn stream(run: Run, head: Head, chat_ms: Duration) -> Response {
             let _ = sender.send(Bytes::from_static(b"event: error\ndata: {\"error\":\"Model unloaded.\"}\n\n"));
             return;
         }
-        let _ = sender.send(chunk("{}", r#""stop""#));
+        let _ = sender.send(chunk("{}", saying.reason));
         drop(run);
         let _ = sender.send(Bytes::from_static(b"data: [DONE]\n\n"));
     });

@@ -122,7 +122,7 @@ pub(super) async fn ensure(
         wants: &wants,
         fresh: gate.fresh,
         timeout: gate.timeout,
-        progress: Progress::new(console, !gate.voice.no_progress),
+        progress: Progress::new(console, !gate.voice.no_progress, gate.voice.progress_every),
         started,
     };
     let outcomes = gate::ensure(&call).await?;

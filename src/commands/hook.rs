@@ -1,5 +1,6 @@
-//! `lmswarm hook`: prints what puts the gate before a command.
+//! `lmswarm hook`: puts the gate before a command, or into opencode.
 
+use super::hook_opencode;
 use crate::cli::{HookArgs, HookPlace};
 use crate::pure::exit::ExitCode;
 use crate::pure::hook::{Shell, functions};
@@ -12,6 +13,7 @@ pub(super) fn run(args: HookArgs) -> ExitCode {
         HookPlace::Zsh(wrap) => print(&functions(Shell::Zsh, &wrap.names)),
         HookPlace::Fish(wrap) => print(&functions(Shell::Fish, &wrap.names)),
         HookPlace::Powershell(wrap) => print(&functions(Shell::PowerShell, &wrap.names)),
+        HookPlace::Opencode(args) => hook_opencode::run(&args),
     }
 }
 

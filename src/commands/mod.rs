@@ -4,6 +4,7 @@ mod completions;
 mod ensure;
 mod gated;
 mod hook;
+mod hook_opencode;
 mod run;
 
 use crate::cli::{Cli, Request};

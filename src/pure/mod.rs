@@ -13,6 +13,7 @@ pub mod load;
 pub mod model;
 pub mod opencode;
 pub mod options;
+pub mod plugin;
 pub mod report;
 pub mod residency;
 pub mod rest;

@@ -2,6 +2,7 @@
 //! They report what happened; what to make of it is decided in `gate` and `pure`.
 
 pub mod exec;
+pub mod files;
 pub mod http;
 pub mod lms;
 pub mod lmstudio;

@@ -83,7 +83,7 @@ fn managed_folder() -> PathBuf {
 
 /// The top of the git work tree around `working`. A linked work tree has a `.git` file, and
 /// is a limit of its own. Without `git` on PATH opencode finds none.
-fn repository_root(working: &Path) -> Option<PathBuf> {
+pub fn repository_root(working: &Path) -> Option<PathBuf> {
     let root = working.ancestors().find(|folder| folder.join(".git").exists())?;
     let git = if cfg!(windows) { "git.exe" } else { "git" };
     let path = std::env::var_os("PATH")?;

@@ -2,6 +2,8 @@
 //! elsewhere, nothing when nobody wants it. The only file that names indicatif.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,14 +12,18 @@ use tokio::task::JoinHandle;
 use super::term::Console;
 use crate::pure::text::duration;
 
-/// How often a line is printed where there is no terminal.
+/// How often a line is printed where there is no terminal, unless somebody said.
 const REMINDER: Duration = Duration::from_secs(30);
+
+/// No percentage is known yet.
+const UNKNOWN: u8 = u8::MAX;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     console: Console,
     style: Style,
+    reminder: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +34,15 @@ enum Style {
 }
 
 impl Progress {
-    /// Settles how to show progress.
-    pub fn new(console: Console, wanted: bool) -> Self {
+    /// Settles how to show progress; `every` is how often where there is no terminal.
+    pub fn new(console: Console, wanted: bool, every: Option<Duration>) -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|it| it == "dumb");
         let style = match (wanted && !console.is_quiet(), stderr().is_terminal() && !dumb) {
             (false, _) => Style::Nothing,
             (true, true) => Style::Moving,
             (true, false) => Style::Lines,
         };
-        Self { console, style }
+        Self { console, style, reminder: every.unwrap_or(REMINDER) }
     }
 
     /// Shows that something slow begins; `text` reads on its own, such as "loading `a`".
@@ -45,12 +51,19 @@ impl Progress {
             Some(usual) => format!("{text} (usually {})", duration(usual)),
             None => text.to_owned(),
         };
-        let mut activity = Activity { progress: self, started: Instant::now(), bar: None, reminder: None };
+        let mut activity = Activity {
+            progress: self,
+            started: Instant::now(),
+            bar: None,
+            percent: Arc::new(AtomicU8::new(UNKNOWN)),
+            reminder: None,
+        };
         match self.style {
             Style::Nothing => {}
             Style::Lines => {
                 self.console.note(&text);
-                activity.reminder = Some(tokio::spawn(remind(self.console, text, activity.started)));
+                let reminder = remind(self, text, activity.started, Arc::clone(&activity.percent));
+                activity.reminder = Some(tokio::spawn(reminder));
             }
             Style::Moving => {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -67,10 +80,14 @@ impl Progress {
     }
 }
 
-async fn remind(console: Console, text: String, started: Instant) {
+async fn remind(progress: Progress, text: String, started: Instant, percent: Arc<AtomicU8>) {
     loop {
-        tokio::time::sleep(REMINDER).await;
-        console.note(&format!("still {text}, {} so far", duration(started.elapsed())));
+        tokio::time::sleep(progress.reminder).await;
+        let done = match percent.load(Ordering::Relaxed) {
+            UNKNOWN => String::new(),
+            percent => format!(", {percent} %"),
+        };
+        progress.console.note(&format!("still {text}{done}, {} so far", duration(started.elapsed())));
     }
 }
 
@@ -81,12 +98,14 @@ pub struct Activity {
     progress: Progress,
     started: Instant,
     bar: Option<ProgressBar>,
+    percent: Arc<AtomicU8>,
     reminder: Option<JoinHandle<()>>,
 }
 
 impl Activity {
     /// Shows how far it is.
     pub fn percent(&self, percent: u8) {
+        self.percent.store(percent, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.set_prefix(format!("{percent} % "));
         }

@@ -6,10 +6,14 @@
 #![expect(clippy::needless_pass_by_value, reason = "`json!({ … })` reads better without a `&` before it")]
 
 mod config;
+#[cfg(unix)]
+mod e2e;
 mod ensure;
+mod examples;
 mod failures;
 mod fleet;
 mod hardening;
+mod hook_opencode;
 mod inputs;
 mod lms;
 mod opencode;

@@ -385,7 +385,13 @@ impl Running {
 
     /// Waits for its end.
     #[must_use]
-    pub fn end(mut self) -> Run {
+    pub fn end(self) -> Run {
+        self.end_within(CAP)
+    }
+
+    /// The same, for what takes its time.
+    #[must_use]
+    pub fn end_within(mut self, cap: Duration) -> Run {
         let mut child = self.child.take().expect("it runs");
         let drain = |pipe: Option<Box<dyn Read + Send>>| {
             std::thread::spawn(move || {
@@ -401,9 +407,9 @@ impl Running {
             if let Some(status) = child.try_wait().expect("a state") {
                 break status;
             }
-            if started.elapsed() > CAP {
+            if started.elapsed() > cap {
                 let _ = child.kill();
-                panic!("lmswarm hangs: {:?}", String::from_utf8_lossy(&stderr.join().expect("stderr")));
+                panic!("it hangs: {:?}", String::from_utf8_lossy(&stderr.join().expect("stderr")));
             }
             std::thread::sleep(Duration::from_millis(5));
         };

@@ -1,0 +1,81 @@
+//! `lmswarm hook opencode`: installs the plugin that gates every request of opencode.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use super::gated::Trouble;
+use crate::cli::HookOpencodeArgs;
+use crate::pure::exit::ExitCode;
+use crate::pure::plugin::{self, Owner};
+use crate::sys::term::{self, ColorChoice, Console};
+use crate::sys::{files, opencode, paths};
+
+/// Runs the command.
+pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
+    let console = Console::new(false, ColorChoice::Auto);
+    let done = if args.print {
+        term::print(plugin::text().trim_end()).map_err(|error| Trouble::Unexpected(error.into()))
+    } else {
+        install(args.project, console)
+    };
+    match done {
+        Ok(()) => ExitCode::Success,
+        Err(trouble) => {
+            let (exit, reason, hint) = trouble.told();
+            console.error(&reason, hint);
+            exit
+        }
+    }
+}
+
+fn install(for_project: bool, console: Console) -> Result<(), Trouble> {
+    let path = place(for_project)?;
+    let shown = path.display();
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => None,
+        Err(error) => return Err(Trouble::Config(format!("{shown} cannot be read: {error}"), None)),
+    };
+    let refused = |why: &str| {
+        let hint = "move it away; `lmswarm hook opencode --print` shows what would be there instead";
+        Err(Trouble::Config(format!("{shown} {why}, so it is left alone"), Some(hint)))
+    };
+    let done = match found.as_deref().map(plugin::owner) {
+        Some(Owner::Current) => {
+            console.note(&format!("{shown} is there already"));
+            return Ok(());
+        }
+        Some(Owner::Changed) => return refused("was changed since lmswarm wrote it"),
+        Some(Owner::Stranger) => return refused("was not written by lmswarm"),
+        Some(Owner::Other(version)) => {
+            format!("{shown} is of version {} now; it was of version {version}", env!("CARGO_PKG_VERSION"))
+        }
+        None => format!("{shown} is installed; opencode loads it when it starts next"),
+    };
+    files::replace(&path, &plugin::text())
+        .map_err(|error| Trouble::Config(format!("{shown} cannot be written: {error}"), None))?;
+    console.note(&done);
+    Ok(())
+}
+
+/// Where the plugin belongs. opencode reads `plugin/` and `plugins/` alike: a copy in one of
+/// them stays there, so that there are never two.
+fn place(for_project: bool) -> Result<PathBuf, Trouble> {
+    let folder = if for_project { project()?.join(".opencode") } else { global()? };
+    let other = folder.join("plugins").join(plugin::FILE);
+    Ok(if other.exists() { other } else { folder.join("plugin").join(plugin::FILE) })
+}
+
+fn global() -> Result<PathBuf, Trouble> {
+    paths::opencode_config().ok_or_else(|| {
+        let hint = "set HOME, or XDG_CONFIG_HOME, to an absolute path";
+        Trouble::Config("there is no home to find opencode's folder in".to_owned(), Some(hint))
+    })
+}
+
+/// The top of the git work tree, else the working directory.
+fn project() -> Result<PathBuf, Trouble> {
+    let working = std::env::current_dir()
+        .map_err(|error| Trouble::Config(format!("the working directory cannot be found: {error}"), None))?;
+    Ok(opencode::repository_root(&working).unwrap_or(working))
+}

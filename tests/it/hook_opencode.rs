@@ -1,0 +1,65 @@
+//! `lmswarm hook opencode`: what it writes, and what it leaves alone.
+
+use std::fs;
+
+use crate::support::{Machine, Run, run};
+
+const GLOBAL: &str = ".config/opencode/plugin/lmswarm.js";
+
+fn hook(machine: &Machine, args: &[&str], variables: &[(&str, &str)]) -> Run {
+    let folder = machine.path("work/inner");
+    fs::create_dir_all(&folder).unwrap();
+    let mut command = machine.command(&[&["hook", "opencode"], args].concat());
+    run(command.envs(variables.iter().copied()).current_dir(folder))
+}
+
+#[test]
+fn the_plugin_is_installed_once_where_opencode_looks() {
+    let machine = Machine::bare();
+    let _ = hook(&machine, &[], &[]).expect(0).says(GLOBAL).says("is installed");
+    let printed = hook(&machine, &["--print"], &[]).expect(0).stdout;
+    assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), printed);
+    assert!(printed.ends_with(include_str!("../../examples/opencode-plugin/lmswarm.js")));
+    let before = fs::metadata(machine.path(GLOBAL)).unwrap().modified().unwrap();
+    let _ = hook(&machine, &[], &[]).expect(0).says("is there already");
+    assert_eq!(fs::metadata(machine.path(GLOBAL)).unwrap().modified().unwrap(), before);
+    let names: Vec<_> = fs::read_dir(machine.path(".config/opencode/plugin")).unwrap().map(Result::unwrap).collect();
+    assert_eq!(names.len(), 1, "no temporary file stays");
+    let xdg = machine.path("xdg").display().to_string();
+    let _ = hook(&machine, &[], &[("XDG_CONFIG_HOME", &xdg)]).expect(0).says("xdg/opencode/plugin/lmswarm.js");
+}
+
+#[test]
+fn a_project_has_its_own_copy_at_its_root() {
+    let machine = Machine::bare();
+    let _ = hook(&machine, &["--project"], &[]).expect(0).says("work/inner/.opencode/plugin/lmswarm.js");
+    fs::create_dir_all(machine.path("work/.git")).unwrap();
+    machine.write("bin/git", "");
+    let _ = hook(&machine, &["--project"], &[]).expect(0).says("work/.opencode/plugin/lmswarm.js");
+}
+
+#[test]
+fn an_older_copy_is_updated_where_it_is() {
+    let machine = Machine::bare();
+    let old = "// Written by lmswarm 0.0.1 [19239db4754a52b4]; x\nold\n";
+    machine.write(".config/opencode/plugins/lmswarm.js", old);
+    let _ = hook(&machine, &[], &[]).expect(0).says("it was of version 0.0.1");
+    assert!(!machine.path(GLOBAL).exists(), "there are never two");
+    let printed = hook(&machine, &["--print"], &[]).expect(0).stdout;
+    assert_eq!(fs::read_to_string(machine.path(".config/opencode/plugins/lmswarm.js")).unwrap(), printed);
+}
+
+#[test]
+fn a_file_of_somebody_else_is_left_alone() {
+    let machine = Machine::bare();
+    let changed = hook(&machine, &["--print"], &[]).expect(0).stdout.replace("eager", "lazy");
+    for (text, wanted) in [
+        ("export default {}\n", "was not written by lmswarm"),
+        ("", "was not written by lmswarm"),
+        (&changed, "was changed since lmswarm wrote it"),
+    ] {
+        machine.write(GLOBAL, text);
+        let _ = hook(&machine, &[], &[]).expect(78).says(wanted).says("--print");
+        assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), text);
+    }
+}
