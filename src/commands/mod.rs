@@ -1,7 +1,9 @@
 //! From what was typed to an exit code. One file for each command.
 
+mod config;
 mod ensure;
 mod gated;
+mod resolve;
 
 use crate::cli::{Cli, Request};
 use crate::pure::exit::ExitCode;
@@ -19,6 +21,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let exit = match cli.command {
         Request::Ensure(args) => runtime.block_on(ensure::run(args)),
+        Request::Config(args) => config::run(args),
     };
     // Whatever is still running watches signals or draws progress; nobody waits for it.
     runtime.shutdown_background();
