@@ -21,7 +21,8 @@ pub fn parse(text: &str) -> FrontMatter {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut head = FrontMatter { values: Map::new(), line: 1 };
     let mut lines = text.lines().enumerate().peekable();
-    if !lines.next().is_some_and(|(_, first)| first.strip_prefix("---").is_some_and(|rest| !rest.starts_with('-'))) {
+    let opens = |first: &str| first.strip_prefix("---").is_some_and(|rest| !rest.starts_with('-'));
+    if lines.next().is_none_or(|(_, first)| !opens(first)) {
         return head;
     }
     while let Some((index, line)) = lines.next() {

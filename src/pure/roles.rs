@@ -367,14 +367,14 @@ mod tests {
         texts.iter().enumerate().map(source).collect()
     }
 
-    fn pin(texts: &[&str], role: Role) -> Result<(String, String, String), String> {
+    fn pin(texts: &[&str], role: &Role) -> Result<(String, String, String), String> {
         let sources = sources(texts);
         let gated = ["lmstudio".to_owned()];
         let roles = Roles { sources: &sources, gated: &gated, is_known: &|_| false };
-        roles.pin(&role).map(|pin| (pin.reference(), pin.key().to_owned(), pin.place)).map_err(|unset| unset.reason)
+        roles.pin(role).map(|pin| (pin.reference(), pin.key().to_owned(), pin.place)).map_err(|unset| unset.reason)
     }
 
-    fn reference(texts: &[&str], role: Role) -> String {
+    fn reference(texts: &[&str], role: &Role) -> String {
         pin(texts, role).map_or_else(|reason| reason, |(reference, ..)| reference)
     }
 
@@ -396,15 +396,15 @@ mod tests {
     #[test]
     fn the_main_model_is_that_of_the_agent_a_turn_begins_with() {
         let base = r#"{"model":"lmstudio/a","agent":{"plan":{"model":"lmstudio/p"},"build":{"model":"lmstudio/b"}}}"#;
-        assert_eq!(reference(&[r#"{"model":"lmstudio/a#x"}"#], Role::Main), "lmstudio/a");
-        assert_eq!(reference(&[base], Role::Main), "lmstudio/b");
-        assert_eq!(reference(&[base, r#"{"default_agent":"plan"}"#], Role::Main), "lmstudio/p");
-        assert_eq!(reference(&[base, r#"{"default_agent":"general"}"#], Role::Main), "lmstudio/b");
-        assert_eq!(reference(&[base, r#"{"agent":{"build":{"disable":true}}}"#], Role::Main), "lmstudio/p");
-        assert_eq!(reference(&[base, r#"{"mode":{"build":{"model":"lmstudio/m"}}}"#, base], Role::Main), "lmstudio/m");
-        assert!(reference(&["{}"], Role::Main).contains("sets no `model`"));
+        assert_eq!(reference(&[r#"{"model":"lmstudio/a#x"}"#], &Role::Main), "lmstudio/a");
+        assert_eq!(reference(&[base], &Role::Main), "lmstudio/b");
+        assert_eq!(reference(&[base, r#"{"default_agent":"plan"}"#], &Role::Main), "lmstudio/p");
+        assert_eq!(reference(&[base, r#"{"default_agent":"general"}"#], &Role::Main), "lmstudio/b");
+        assert_eq!(reference(&[base, r#"{"agent":{"build":{"disable":true}}}"#], &Role::Main), "lmstudio/p");
+        assert_eq!(reference(&[base, r#"{"mode":{"build":{"model":"lmstudio/m"}}}"#, base], &Role::Main), "lmstudio/m");
+        assert!(reference(&["{}"], &Role::Main).contains("sets no `model`"));
         assert_eq!(
-            reference(&[r#"{"model":"foo"}"#], Role::Main),
+            reference(&[r#"{"model":"foo"}"#], &Role::Main),
             "f0:1: `model` is `foo`, which is no PROVIDER/MODEL"
         );
     }
@@ -413,14 +413,14 @@ mod tests {
     fn titles_fall_back_to_the_main_model() {
         let model = r#"{"model":"lmstudio/a"}"#;
         let listed = r#"{"small_model":"lmstudio/s","provider":{"lmstudio":{"models":{"s":{"id":"wire/s"}}}}}"#;
-        assert_eq!(reference(&[model], Role::Small), "lmstudio/a");
-        let found = pin(&[model, listed], Role::Small).unwrap();
+        assert_eq!(reference(&[model], &Role::Small), "lmstudio/a");
+        let found = pin(&[model, listed], &Role::Small).unwrap();
         assert_eq!(found, ("lmstudio/s".into(), "wire/s".into(), "f1:1".into()));
-        assert_eq!(reference(&[model, r#"{"small_model":"lmstudio/s"}"#], Role::Small), "lmstudio/a");
-        assert_eq!(reference(&[model, listed, r#"{"small_model":"lmstudio/s#low"}"#], Role::Small), "lmstudio/a");
-        assert_eq!(reference(&[model, r#"{"small_model":"openai/gpt-5"}"#], Role::Small), "openai/gpt-5");
+        assert_eq!(reference(&[model, r#"{"small_model":"lmstudio/s"}"#], &Role::Small), "lmstudio/a");
+        assert_eq!(reference(&[model, listed, r#"{"small_model":"lmstudio/s#low"}"#], &Role::Small), "lmstudio/a");
+        assert_eq!(reference(&[model, r#"{"small_model":"openai/gpt-5"}"#], &Role::Small), "openai/gpt-5");
         let title = r#"{"agent":{"title":{"model":"lmstudio/t"}}}"#;
-        assert_eq!(reference(&[model, listed, title], Role::Small), "lmstudio/t");
+        assert_eq!(reference(&[model, listed, title], &Role::Small), "lmstudio/t");
     }
 
     #[test]
@@ -432,23 +432,23 @@ mod tests {
             r#"{"provider":{"lmstudio":{"blacklist":["a"]}}}"#,
             r#"{"provider":{"lmstudio":{"whitelist":["b"]}}}"#,
         ] {
-            let reason = reference(&[model, list], Role::Main);
+            let reason = reference(&[model, list], &Role::Main);
             assert!(
                 reason.starts_with("f0:2: `model` is lmstudio/a, which `") && reason.ends_with("takes away (f1:1)"),
                 "{reason}"
             );
         }
         let small = r#"{"small_model":"lmstudio/s","provider":{"lmstudio":{"blacklist":["s"]}}}"#;
-        assert_eq!(reference(&[model, small], Role::Small), "lmstudio/a");
+        assert_eq!(reference(&[model, small], &Role::Small), "lmstudio/a");
     }
 
     #[test]
     fn agents_have_models_of_their_own_or_none() {
         let config = r#"{"model":"lmstudio/a","agent":{"x":{"model":"lmstudio/x#y"},"off":{"disable":true}}}"#;
-        assert_eq!(reference(&[config], Role::Agent("x".into())), "lmstudio/x#y");
-        assert!(reference(&[config], Role::Agent("plan".into())).contains("no model of its own"));
-        assert!(reference(&[config], Role::Agent("nobody".into())).contains("has no agent `nobody`"));
-        assert!(reference(&[config], Role::Agent("off".into())).contains("disabled (f0:1)"));
+        assert_eq!(reference(&[config], &Role::Agent("x".into())), "lmstudio/x#y");
+        assert!(reference(&[config], &Role::Agent("plan".into())).contains("no model of its own"));
+        assert!(reference(&[config], &Role::Agent("nobody".into())).contains("has no agent `nobody`"));
+        assert!(reference(&[config], &Role::Agent("off".into())).contains("disabled (f0:1)"));
         let sources = sources(&[config, r#"{"command":{"c":{"template":"","model":"lmstudio/c"}}}"#]);
         let gated = ["lmstudio".to_owned()];
         let roles = Roles { sources: &sources, gated: &gated, is_known: &|_| false };
