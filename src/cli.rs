@@ -41,6 +41,9 @@ pub enum Request {
     /// Print completions for a shell
     #[command(long_about = COMPLETIONS_ABOUT)]
     Completions(CompletionsArgs),
+
+    /// Show what was made of the configuration
+    Config(ConfigArgs),
 }
 
 const ENSURE_ABOUT: &str = "\
@@ -50,7 +53,16 @@ Exits 0 only when a request for each MODEL would be answered now. If a model is 
 already, this takes about as long as one HTTP request. If not, one caller loads it, however
 many ask at once, and all others wait for that load.
 
+A MODEL is a key, a PROVIDER/KEY, or a role: what opencode's configuration makes of it here.
+  main         the model that a turn of opencode begins with
+  small        the model that it asks for titles
+  agent:NAME   the own model of an agent
+  all          every model that the configuration pins on a gated provider
+Without any MODEL it is `main small`.
+
 Examples:
+  lmswarm ensure
+  lmswarm ensure main
   lmswarm ensure qwen/qwen3-coder-30b
   lmswarm ensure qwen/qwen3-coder-30b gemma-3-4b-it --context-length 32768
   lmswarm ensure lmstudio/gemma-3-4b-it --timeout 2m --json";
@@ -58,8 +70,9 @@ Examples:
 /// The arguments of `ensure`.
 #[derive(Debug, Args)]
 pub struct EnsureArgs {
-    /// Model keys as `lms ls` shows them, or PROVIDER/KEY of a gated opencode provider
-    #[arg(value_name = "MODEL", required = true)]
+    /// Model keys as `lms ls` shows them, PROVIDER/KEY of a gated opencode provider, or roles:
+    /// main, small, agent:NAME, all [default: main small]
+    #[arg(value_name = "MODEL")]
     pub models: Vec<String>,
 
     /// Print one JSON object about the outcome on stdout
@@ -71,9 +84,56 @@ pub struct EnsureArgs {
     pub gate: GateArgs,
 }
 
+/// The arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to show.
+    #[command(subcommand)]
+    pub command: ConfigRequest,
+}
+
+/// What `config` can show.
+#[derive(Debug, Subcommand)]
+pub enum ConfigRequest {
+    /// Show which model each role of opencode is here, and which file says so
+    #[command(long_about = ROLES_ABOUT)]
+    Roles(RolesArgs),
+}
+
+const ROLES_ABOUT: &str = "\
+Show which model each role of opencode is here, and which file says so
+
+Reads opencode's configuration as opencode would in this directory, and asks no server.
+Shown for each role: the model, what is sent for it, the server, and where each of them is
+written (FILE:LINE). Of a token only the place is shown.";
+
+/// The arguments of `config roles`.
+#[derive(Debug, Args)]
+pub struct RolesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to speak.
+    #[command(flatten)]
+    pub voice: VoiceArgs,
+
+    /// Read this config file [default: ~/.config/lmswarm/config.json]
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+
+    /// The options of the configuration.
+    #[command(flatten)]
+    pub options: OptionFlags,
+}
+
 /// The arguments of every command that gates something.
 #[derive(Debug, Args)]
 pub struct GateArgs {
+    /// A model key that is never taken for a role or a PROVIDER/KEY; can be repeated
+    #[arg(long, value_name = "KEY")]
+    pub key: Vec<String>,
+
     /// Try again now what failed within the last --retry-cooldown-ms
     #[arg(long)]
     pub fresh: bool,

@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::hook::print;
+use super::resolve::{Target, resolve};
 use crate::cli::{Cli, CompletionsArgs};
 use crate::pure::completion::{candidates, for_bash, for_fish, for_zsh};
 use crate::pure::exit::ExitCode;
@@ -36,9 +37,9 @@ pub(super) async fn run(args: CompletionsArgs) -> ExitCode {
 /// a message would land in the middle of what is being typed.
 async fn keys() -> Option<Vec<String>> {
     let config = settings::gather(None, Layer::default()).ok()?.config;
-    let address = settings::address(&config).ok()?;
-    let token = settings::token(&config, &address).ok()?;
-    let server = Server::new(address.base, token, LIMIT).ok()?;
+    // Which model is asked for makes no difference to where the server is.
+    let Target { address, credential, .. } = resolve(&["any".to_owned()], &[], &config).ok()?.targets.pop()?;
+    let server = Server::new(address.base, credential.token, LIMIT).ok()?;
     let (v1, v0) = tokio::time::timeout(LIMIT, server.lists()).await.ok()?;
     let Reading::Seen(snapshot) = read_lists(&v1, &v0) else { return None };
     Some(snapshot.downloaded?.into_iter().map(|it| it.key).collect())

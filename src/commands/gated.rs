@@ -1,18 +1,20 @@
 //! One call of the gate, from what was typed to what to tell: shared by every command that
 //! gates something.
 
+use std::path::Path;
 use std::time::Instant;
 
-use crate::cli::GateArgs;
+use super::resolve::{self, Target};
+use crate::cli::{GateArgs, OptionFlags, VoiceArgs};
 use crate::gate::{self, Call, Refusal, Want};
+use crate::pure::config::Config;
 use crate::pure::exit::ExitCode;
 use crate::pure::failure::{FailMode, Failure, Verdict, verdict};
-use crate::pure::model::ModelKey;
 use crate::pure::report::{Outcome, Report};
 use crate::sys::http::Server;
 use crate::sys::paths;
 use crate::sys::progress::Progress;
-use crate::sys::settings::{self, Settings};
+use crate::sys::settings::{self, Address, Credential, Settings};
 use crate::sys::term::Console;
 
 /// Why a call failed as a whole.
@@ -51,7 +53,6 @@ impl From<Refusal> for Trouble {
 /// What a call of the gate came to.
 pub(super) struct Gated {
     outcomes: Vec<Outcome>,
-    base_url: String,
     fail_mode: FailMode,
     /// The end of the call.
     pub(super) verdict: Verdict,
@@ -76,7 +77,7 @@ impl Gated {
 
     /// Tells a program.
     pub(super) fn report(&self) -> Report<'_> {
-        Report::of_models(&self.outcomes, &self.base_url, self.fail_mode, self.verdict)
+        Report::of_models(&self.outcomes, self.fail_mode, self.verdict)
     }
 }
 
@@ -84,48 +85,105 @@ fn failures(outcomes: &[Outcome]) -> Vec<&Failure> {
     outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()).collect()
 }
 
-/// Gathers the configuration and makes sure that every model is addressable.
+/// Gathers the configuration, begins to log, and tells what is odd.
+pub(super) fn gather(
+    file: Option<&Path>,
+    options: &OptionFlags,
+    voice: &VoiceArgs,
+    console: Console,
+) -> Result<Config, Trouble> {
+    let Settings { config, warnings } =
+        settings::gather(file, options.0.clone()).map_err(|reason| Trouble::Config(reason, None))?;
+    crate::sys::log::start(voice.verbose, console.color(), config.log_file.clone());
+    for warning in &warnings {
+        console.warning(warning);
+    }
+    Ok(config)
+}
+
+/// The models of one server.
+struct Group {
+    address: Address,
+    credential: Credential,
+    wants: Vec<Want>,
+    /// Where their outcomes belong.
+    places: Vec<usize>,
+}
+
+/// One group for each server and token, in the order given.
+fn group(targets: Vec<Target>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (place, Target { want, address, credential }) in targets.into_iter().enumerate() {
+        let is_same =
+            |group: &&mut Group| group.address.base == address.base && group.credential.token == credential.token;
+        match groups.iter_mut().find(is_same) {
+            Some(group) => {
+                group.wants.push(want);
+                group.places.push(place);
+            }
+            None => groups.push(Group { address, credential, wants: vec![want], places: vec![place] }),
+        }
+    }
+    groups
+}
+
+/// Gathers the configuration, resolves what was typed (nothing: `main small`), and makes
+/// sure that every model is addressable. They may be on several servers.
 pub(super) async fn ensure(
     models: &[String],
     gate: &GateArgs,
     console: Console,
     started: Instant,
 ) -> Result<Gated, Trouble> {
-    let flags = gate.options.0.clone();
-    let Settings { config, warnings } =
-        settings::gather(gate.config.as_deref(), flags).map_err(|reason| Trouble::Config(reason, None))?;
-    crate::sys::log::start(gate.voice.verbose, console.color(), config.log_file.clone());
-    for warning in &warnings {
+    let config = gather(gate.config.as_deref(), &gate.options, &gate.voice, console)?;
+    let resolved = resolve::resolve(models, &gate.key, &config)?;
+    for note in &resolved.notes {
+        console.note(note);
+    }
+    for warning in &resolved.warnings {
         console.warning(warning);
     }
-    let mut wants: Vec<Want> = Vec::with_capacity(models.len());
-    for requested in models {
-        let key =
-            ModelKey::from_ref(requested, &config.providers).map_err(|error| Trouble::Usage(error.to_string()))?;
-        if wants.iter().all(|want| want.key != key) {
-            let options = config.load_options(&key);
-            wants.push(Want { requested: requested.clone(), key, options });
-        }
+    let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(resolved.targets.len());
+    for Group { address, credential, wants, places } in group(resolved.targets) {
+        // Whoever asked this process to stop did not mean one server alone.
+        let stopped = outcomes
+            .iter()
+            .find_map(|(_, outcome)| outcome.result.as_ref().err().filter(|failure| failure.signal.is_some()).cloned());
+        let of_group = if let Some(failure) = stopped {
+            wants.iter().map(|want| skipped(want, &address, &failure, started)).collect()
+        } else {
+            let server =
+                Server::new(address.base, credential.token, config.probe_timeout).map_err(Trouble::Unexpected)?;
+            let call = Call {
+                config: &config,
+                server: &server,
+                origin: &address.origin,
+                token_origin: &credential.origin,
+                state_dir: config.state_dir.clone().or_else(paths::state_dir),
+                wants: &wants,
+                fresh: gate.fresh,
+                timeout: gate.timeout,
+                progress: Progress::new(console, !gate.voice.no_progress, gate.voice.progress_every),
+                started,
+            };
+            gate::ensure(&call).await?
+        };
+        outcomes.extend(places.into_iter().zip(of_group));
     }
-    let address = settings::address(&config).map_err(|reason| {
-        let hint =
-            "--base-url, or `baseURL` in lmswarm's own config file, makes it independent of opencode's configuration";
-        Trouble::Config(reason, Some(hint))
-    })?;
-    let token = settings::token(&config, &address).map_err(|reason| Trouble::Config(reason, None))?;
-    let server = Server::new(address.base, token, config.probe_timeout).map_err(Trouble::Unexpected)?;
-    let call = Call {
-        config: &config,
-        server: &server,
-        origin: &address.origin,
-        state_dir: config.state_dir.clone().or_else(paths::state_dir),
-        wants: &wants,
-        fresh: gate.fresh,
-        timeout: gate.timeout,
-        progress: Progress::new(console, !gate.voice.no_progress, gate.voice.progress_every),
-        started,
-    };
-    let outcomes = gate::ensure(&call).await?;
+    outcomes.sort_by_key(|(place, _)| *place);
+    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
     let verdict = verdict(&failures(&outcomes), config.fail_mode);
-    Ok(Gated { outcomes, base_url: server.base.to_string(), fail_mode: config.fail_mode, verdict })
+    Ok(Gated { outcomes, fail_mode: config.fail_mode, verdict })
+}
+
+fn skipped(want: &Want, address: &Address, failure: &Failure, started: Instant) -> Outcome {
+    Outcome {
+        key: want.key.to_string(),
+        requested: want.requested.clone(),
+        base_url: address.base.to_string(),
+        was_tried: false,
+        result: Err(failure.clone()),
+        warnings: Vec::new(),
+        elapsed: started.elapsed(),
+    }
 }

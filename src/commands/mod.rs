@@ -1,10 +1,12 @@
 //! From what was typed to an exit code. One file for each command.
 
 mod completions;
+mod config;
 mod ensure;
 mod gated;
 mod hook;
 mod hook_opencode;
+mod resolve;
 mod run;
 
 use crate::cli::{Cli, Request};
@@ -26,6 +28,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Request::Run(args) => runtime.block_on(run::run(args)),
         Request::Hook(args) => hook::run(args),
         Request::Completions(args) => runtime.block_on(completions::run(args)),
+        Request::Config(args) => config::run(args),
     };
     // Whatever is still running watches signals or draws progress; nobody waits for it.
     runtime.shutdown_background();

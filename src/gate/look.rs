@@ -267,8 +267,7 @@ impl Work<'_> {
 
     /// The client's request would be refused as well, so no other source is asked.
     pub(super) fn token_refused(&self) -> Failure {
-        let name = &self.config.api_token_env;
-        let reason = format!("{} refuses the API token in the variable {name}", self.base());
+        let reason = format!("{} refuses the API token in {}", self.base(), self.call.token_origin);
         Failure::new(Category::Unauthorized, reason).hinted("check the token in LM Studio's developer settings")
     }
 }

@@ -36,7 +36,7 @@ use settle::context_warning;
 /// One model of a call.
 #[derive(Debug, Clone)]
 pub struct Want {
-    /// As it was typed.
+    /// As it was typed, or the role that was asked for.
     pub requested: String,
     /// Its key.
     pub key: ModelKey,
@@ -53,6 +53,8 @@ pub struct Call<'a> {
     pub server: &'a Server,
     /// Where the server's address came from, for messages.
     pub origin: &'a str,
+    /// Where the token came from or could be put, for messages.
+    pub token_origin: &'a str,
     /// Where the state is kept; `None` if there is no home.
     pub state_dir: Option<std::path::PathBuf>,
     /// The models, each once, in the order given.
@@ -105,6 +107,7 @@ fn outcome(call: &Call<'_>, want: &Want, result: Result<Ready, Failure>, warning
     Outcome {
         key: want.key.to_string(),
         requested: want.requested.clone(),
+        base_url: call.server.base.to_string(),
         was_tried: true,
         result,
         warnings,

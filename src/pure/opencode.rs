@@ -4,9 +4,13 @@
 
 use std::path::Path;
 
+use jsonc_parser::ast::Value as Ast;
+use jsonc_parser::common::Ranged;
+use jsonc_parser::{CollectOptions, parse_to_ast};
 use serde_json::Value as Json;
 
 use super::jsonc::JSONC;
+use super::opencode_schema;
 
 /// Who could have written a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,63 @@ pub struct Source {
     pub value: Json,
     /// The same before anything was replaced, if it can be read so.
     pub literal: Option<Json>,
+    /// Where its values stand.
+    pub lines: Lines,
+}
+
+/// Where the values of a source stand: looked up only when somebody wants to know.
+#[derive(Clone)]
+pub enum Lines {
+    /// In this text, after everything was replaced.
+    Text(String),
+    /// All at this line.
+    At(usize),
+}
+
+/// The text may hold a key, so it is never shown.
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+impl Source {
+    /// `FILE:LINE` of the value at `path`, or the name alone where there is no line.
+    pub fn place(&self, path: &[&str]) -> String {
+        match &self.lines {
+            Lines::At(line) => format!("{}:{line}", self.name),
+            Lines::Text(text) => place(&self.name, text, path),
+        }
+    }
+}
+
+fn place(name: &str, text: &str, path: &[&str]) -> String {
+    let line = line_of(text, path).or_else(|| {
+        // What newer versions call `agents` is read as `agent`.
+        let (first, rest) = path.split_first()?;
+        (*first == "agent").then(|| line_of(text, &[&["agents"], rest].concat()))?
+    });
+    line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"))
+}
+
+/// The line of the deepest part of `path` that is there.
+fn line_of(text: &str, path: &[&str]) -> Option<usize> {
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &JSONC).ok()?;
+    let mut value = parsed.value?;
+    let mut start = None;
+    for (depth, key) in path.iter().enumerate() {
+        let Ast::Object(object) = value else { break };
+        // Of a key that stands there twice, the last one counts.
+        let Some(property) = object.properties.into_iter().rev().find(|it| it.name.as_str() == *key) else {
+            if depth == 0 {
+                return None;
+            }
+            break;
+        };
+        start = Some(property.start());
+        value = property.value;
+    }
+    start.map(|start| 1 + text.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count())
 }
 
 /// What the text of a source may refer to.
@@ -46,9 +107,14 @@ pub trait Surroundings {
 /// # Errors
 /// A sentence with file, line and column: opencode would refuse this text as well.
 pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surroundings) -> Result<Source, String> {
-    let value = parse(text, &name, surroundings)?;
-    let literal = parse(text, &name, &Verbatim).ok();
-    Ok(Source { name, trust, value, literal })
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let replaced = substitute(text, surroundings).map_err(|error| format!("{name}: {error}"))?;
+    let mut value = parse(&replaced, &name)?;
+    opencode_schema::lower(&mut value);
+    opencode_schema::check(&value)
+        .map_err(|(path, why)| format!("{}: {}: {why}", place(&name, &replaced, &path), path.join(".")))?;
+    let literal = substitute(text, &Verbatim).and_then(|text| parse(&text, &name)).ok();
+    Ok(Source { name, trust, value, literal, lines: Lines::Text(replaced) })
 }
 
 /// Leaves every reference as it is written.
@@ -63,48 +129,56 @@ impl Surroundings for Verbatim {
     }
 }
 
-fn parse(text: &str, name: &str, surroundings: &impl Surroundings) -> Result<Json, String> {
-    let text = substitute(text.strip_prefix('\u{feff}').unwrap_or(text), surroundings)
-        .map_err(|error| format!("{name}: {error}"))?;
-    match jsonc_parser::parse_to_serde_value::<Option<Json>>(&text, &JSONC) {
+fn parse(text: &str, name: &str) -> Result<Json, String> {
+    // An empty file counts as `{}`, one with blanks alone does not.
+    if text.is_empty() {
+        return Ok(Json::Object(serde_json::Map::new()));
+    }
+    match jsonc_parser::parse_to_serde_value::<Option<Json>>(text, &JSONC) {
         Ok(Some(value @ Json::Object(_))) => Ok(value),
-        // An empty file counts as `{}`.
-        Ok(None) if text.trim().is_empty() => Ok(Json::Object(serde_json::Map::new())),
-        Ok(_) => Err(format!("{name}: opencode's configuration must be an object")),
+        Ok(_) => Err(format!("{name}:1: opencode's configuration must be an object")),
         Err(error) => Err(format!("{name}:{}:{}: {}", error.line_display(), error.column_display(), error.kind())),
     }
 }
 
-/// Replaces `{env:NAME}` and `{file:PATH}` in the text, before it is parsed: a variable as
-/// it is, a file trimmed and escaped for a JSON string.
+/// Replaces `{env:NAME}`, then `{file:PATH}`, in the text, before it is parsed: a variable
+/// as it is, a file trimmed and escaped for a JSON string.
 fn substitute(text: &str, surroundings: &impl Surroundings) -> Result<String, String> {
+    let text = replace(text, "{env:", |_, name| Ok(Some(surroundings.variable(name))))?;
+    replace(&text, "{file:", |before, path| {
+        // In a comment nobody needs it.
+        if before.rsplit('\n').next().unwrap_or_default().trim_start().starts_with("//") {
+            return Ok(None);
+        }
+        let content = surroundings.file(path).map_err(|why| {
+            format!("line {}: `{{file:{path}}}` cannot be read: {why}", 1 + before.matches('\n').count())
+        })?;
+        let quoted = Json::String(content.trim().to_owned()).to_string();
+        Ok(Some(quoted[1..quoted.len() - 1].to_owned()))
+    })
+}
+
+/// Replaces every `START...}` by what `with` makes of the text before it and what is inside;
+/// `None` leaves it.
+fn replace(
+    text: &str,
+    start: &str,
+    with: impl Fn(&str, &str) -> Result<Option<String>, String>,
+) -> Result<String, String> {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(open) = rest.find('{') {
+    while let Some(open) = rest.find(start) {
         let (before, at) = rest.split_at(open);
         replaced.push_str(before);
-        let reference = ["{env:", "{file:"].into_iter().find_map(|start| {
-            let (inside, after) = at.strip_prefix(start)?.split_once('}')?;
-            (!inside.is_empty()).then_some((start, inside, after))
-        });
-        let Some((start, inside, after)) = reference else {
-            replaced.push('{');
-            rest = &at[1..];
+        let Some((inside, after)) = at[start.len()..].split_once('}').filter(|(inside, _)| !inside.is_empty()) else {
+            replaced.push_str(start);
+            rest = &at[start.len()..];
             continue;
         };
-        if start == "{env:" {
-            replaced.push_str(&surroundings.variable(inside));
-        } else {
-            let line = replaced.rsplit('\n').next().unwrap_or_default();
-            match surroundings.file(inside) {
-                Ok(content) => {
-                    let quoted = Json::String(content.trim().to_owned()).to_string();
-                    replaced.push_str(&quoted[1..quoted.len() - 1]);
-                }
-                // In a comment nobody needs it.
-                Err(_) if line.trim_start().starts_with("//") => {}
-                Err(why) => return Err(format!("`{{file:{inside}}}` cannot be read: {why}")),
-            }
+        let position = text.len() - at.len();
+        match with(&text[..position], inside)? {
+            Some(value) => replaced.push_str(&value),
+            None => replaced.push_str(&at[..at.len() - after.len()]),
         }
         rest = after;
     }
@@ -121,31 +195,103 @@ pub fn find<'a>(sources: &'a [Source], path: &[&str]) -> Option<(&'a Json, &'a S
     })
 }
 
-/// The address of the first of `providers` that has one: `options.baseURL` if it is not
-/// empty, else `api`. The one that opencode has built in for `lmstudio` is not counted:
-/// where nothing is configured, LM Studio's own last port knows better.
-pub fn base_url<'a>(sources: &'a [Source], providers: &[String]) -> Option<(&'a str, &'a Source)> {
-    providers.iter().find_map(|provider| {
-        [&["provider", provider, "options", "baseURL"][..], &["provider", provider, "api"]]
-            .into_iter()
-            .filter_map(|path| find(sources, path))
-            .find_map(|(value, source)| value.as_str().filter(|text| !text.is_empty()).map(|text| (text, source)))
+/// Whose address or key is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The provider, or the ones to try in turn.
+    pub providers: &'a [String],
+    /// The model as opencode's configuration calls it, if that is known.
+    pub model: Option<&'a str>,
+    /// opencode knows the model without the configuration: then a provider's `api` does not
+    /// count for it.
+    pub is_built_in: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// Any model of the first of `providers` that has an address.
+    pub fn of(providers: &'a [String]) -> Self {
+        Self { providers, model: None, is_built_in: false }
+    }
+
+    /// The places of its address, best first.
+    fn url_paths(self) -> Vec<Vec<&'a str>> {
+        let mut paths = Vec::new();
+        for provider in self.providers {
+            paths.push(vec!["provider", provider, "options", "baseURL"]);
+            if let Some(model) = self.model {
+                paths.push(vec!["provider", provider, "models", model, "provider", "api"]);
+            }
+            if !self.is_built_in {
+                paths.push(vec!["provider", provider, "api"]);
+            }
+        }
+        paths
+    }
+}
+
+/// An address or a key, and where it stands.
+#[derive(Debug, Clone)]
+pub struct Found<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// The source that holds it.
+    pub source: &'a Source,
+    /// Where in that source.
+    pub path: Vec<&'a str>,
+}
+
+impl Found<'_> {
+    /// `FILE:LINE`.
+    pub fn place(&self) -> String {
+        self.source.place(&self.path)
+    }
+}
+
+/// The address of the subject: `options.baseURL` if it is not empty, else the `api` of the
+/// model, else that of the provider. The one that opencode has built in for `lmstudio` is
+/// not counted: where nothing is configured, LM Studio's own last port knows better.
+pub fn base_url<'a>(sources: &'a [Source], subject: Subject<'a>) -> Option<Found<'a>> {
+    subject.url_paths().into_iter().find_map(|path| {
+        let (value, source) = find(sources, &path)?;
+        let text = value.as_str().filter(|text| !text.is_empty())?;
+        Some(Found { text, source, path })
     })
 }
 
 /// The address as it is written in that source, with its references unreplaced.
-pub fn literal_base_url(source: &Source, providers: &[String]) -> Option<String> {
+pub fn literal_base_url(source: &Source, subject: Subject<'_>) -> Option<String> {
     let literal = Source { value: source.literal.clone()?, ..source.clone() };
-    base_url(std::slice::from_ref(&literal), providers).map(|(text, _)| text.to_owned())
+    base_url(std::slice::from_ref(&literal), subject).map(|found| found.text.to_owned())
 }
 
 /// Whether `host` is named by a source that only the user could have written.
-pub fn user_names_host(sources: &[Source], providers: &[String], host: &str) -> bool {
+pub fn user_names_host(sources: &[Source], subject: Subject<'_>, host: &str) -> bool {
     sources.iter().filter(|source| source.trust == Trust::User).any(|source| {
-        base_url(std::slice::from_ref(source), providers)
-            .and_then(|(text, _)| super::base_url::BaseUrl::parse(text).ok())
+        base_url(std::slice::from_ref(source), subject)
+            .and_then(|found| super::base_url::BaseUrl::parse(found.text).ok())
             .is_some_and(|base| base.host() == host)
     })
+}
+
+/// The key that the configuration itself holds for the provider. An empty one is an answer:
+/// opencode then sends none.
+pub fn api_key<'a>(sources: &'a [Source], provider: &'a str) -> Option<Found<'a>> {
+    let path = vec!["provider", provider, "options", "apiKey"];
+    let (value, source) = find(sources, &path)?;
+    Some(Found { text: value.as_str()?, source, path })
+}
+
+/// The variable that opencode takes the provider's key from, if it is one alone. A project
+/// does not say which of the user's variables is a key.
+pub fn key_variable(sources: &[Source], provider: &str) -> Option<String> {
+    match find(sources, &["provider", provider, "env"]) {
+        Some((_, source)) if source.trust == Trust::Project => None,
+        Some((names, _)) => match names.as_array()?.as_slice() {
+            [Json::String(name)] => Some(name.clone()),
+            _ => None,
+        },
+        None => (provider == "lmstudio").then(|| "LMSTUDIO_API_KEY".to_owned()),
+    }
 }
 
 /// The folders of a project, from its root down to the working directory.
@@ -165,7 +311,11 @@ mod tests {
 
     impl Surroundings for Fake {
         fn variable(&self, name: &str) -> String {
-            if name == "PORT" { "5678".to_owned() } else { String::new() }
+            match name {
+                "PORT" => "5678".to_owned(),
+                "FILE" => "url".to_owned(),
+                _ => String::new(),
+            }
         }
         fn file(&self, path: &str) -> Result<String, String> {
             if path == "url" { Ok(" http://a\"b\n".to_owned()) } else { Err("not there".to_owned()) }
@@ -181,19 +331,23 @@ mod tests {
         for (text, wanted) in [
             ("", "{}"),
             ("\u{feff}{ // c\n \"a\": 1, /* d */ }", r#"{"a":1}"#),
+            (r#"{"a": "{file:{env:FILE}}"}"#, r#"{"a":"http://a\"b"}"#),
             (r#"{"a": {env:PORT}, "b": "x{env:NONE}y"}"#, r#"{"a":5678,"b":"xy"}"#),
             (r#"{"a": "{file:url}"}"#, r#"{"a":"http://a\"b"}"#),
             ("{\n  // {file:none}\n \"a\": \"{\" }", r#"{"a":"{"}"#),
         ] {
-            assert_eq!(parse(text, "x", &Fake).unwrap().to_string(), wanted, "{text}");
+            assert_eq!(source(text, Trust::User).value.to_string(), wanted, "{text}");
         }
         for (text, wanted) in [
             ("{", "x:1:2"),
             ("[]", "must be an object"),
             ("null", "must be an object"),
+            (" \n", "must be an object"),
+            ("{\n \"model\": null }", "x:2: model: must be a text"),
+            ("{\n \"provider\": {\n \"p\": { \"models\": [] } } }", "x:3: provider.p.models: must be an object"),
             (r#"{"a": "{file:none}"}"#, "`{file:none}` cannot be read: not there"),
         ] {
-            let error = parse(text, "x", &Fake).unwrap_err();
+            let error = read(text, "x".to_owned(), Trust::User, &Fake).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");
         }
     }
@@ -209,18 +363,18 @@ mod tests {
             ),
             source(r#"{"provider":{"lmstudio":{"options":{"apiKey":"x"}}}}"#, Trust::User),
         ];
-        assert_eq!(base_url(&sources, &lmstudio).unwrap().0, "http://second");
-        assert_eq!(base_url(&sources[..1], &lmstudio).unwrap().0, "http://first");
-        assert_eq!(base_url(&sources[2..], &lmstudio).map(|it| it.0), None);
-        assert!(user_names_host(&sources, &lmstudio, "first"));
-        assert!(!user_names_host(&sources, &lmstudio, "second"));
+        assert_eq!(base_url(&sources, Subject::of(&lmstudio)).unwrap().text, "http://second");
+        assert_eq!(base_url(&sources[..1], Subject::of(&lmstudio)).unwrap().text, "http://first");
+        assert_eq!(base_url(&sources[2..], Subject::of(&lmstudio)).map(|it| it.text), None);
+        assert!(user_names_host(&sources, Subject::of(&lmstudio), "first"));
+        assert!(!user_names_host(&sources, Subject::of(&lmstudio), "second"));
     }
 
     #[test]
     fn an_empty_address_is_none() {
         let sources =
             [source(r#"{"provider":{"lmstudio":{"options":{"baseURL":""},"api":"http://api"}}}"#, Trust::User)];
-        assert_eq!(base_url(&sources, &["lmstudio".to_owned()]).unwrap().0, "http://api");
+        assert_eq!(base_url(&sources, Subject::of(&["lmstudio".to_owned()])).unwrap().text, "http://api");
     }
 
     #[test]
@@ -238,12 +392,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in any::<String>()) {
-            let _ = parse(&text, "x", &Fake);
+            let _ = read(&text, "x".to_owned(), Trust::User, &Fake);
         }
 
         #[test]
         fn no_reference_panics(text in r#"[{}a:"\[\],]{0,10}(\{env:|\{file:)?[a-z}"]{0,5}"#) {
-            let _ = parse(&text, "x", &Fake);
+            let _ = read(&text, "x".to_owned(), Trust::User, &Fake);
         }
     }
 }

@@ -44,8 +44,10 @@ pub struct Ready {
 pub struct Outcome {
     /// The key.
     pub key: String,
-    /// As it was typed.
+    /// As it was typed, or the role that was asked for.
     pub requested: String,
+    /// The server that was asked.
+    pub base_url: String,
     /// Whether its turn came before the call had to end.
     pub was_tried: bool,
     /// Addressable, or why not.
@@ -132,7 +134,7 @@ fn maybe_millis<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result
 
 impl<'a> Report<'a> {
     /// The report of a call that got as far as its models.
-    pub fn of_models(outcomes: &'a [Outcome], base_url: &'a str, mode: FailMode, verdict: Verdict) -> Self {
+    pub fn of_models(outcomes: &'a [Outcome], mode: FailMode, verdict: Verdict) -> Self {
         Self {
             schema: 1,
             ok: verdict.ok,
@@ -140,7 +142,7 @@ impl<'a> Report<'a> {
             exit_code: verdict.exit.number(),
             fail_mode: mode,
             error: None,
-            models: outcomes.iter().map(|outcome| ModelReport::new(outcome, base_url)).collect(),
+            models: outcomes.iter().map(ModelReport::new).collect(),
         }
     }
 
@@ -160,13 +162,13 @@ impl<'a> Report<'a> {
 }
 
 impl<'a> ModelReport<'a> {
-    fn new(outcome: &'a Outcome, base_url: &'a str) -> Self {
+    fn new(outcome: &'a Outcome) -> Self {
         let ready = outcome.result.as_ref().ok();
         let failure = outcome.result.as_ref().err();
         Self {
             key: &outcome.key,
             requested: &outcome.requested,
-            base_url,
+            base_url: &outcome.base_url,
             addressable: ready.is_some(),
             action: match ready {
                 Some(ready) => ready.action,

@@ -17,7 +17,7 @@ use crate::pure::text::excerpt;
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
 /// An API token. It has no `Debug` that shows it, and goes into one header only.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {

@@ -1,55 +1,79 @@
 //! Finds and reads opencode's configuration: every source that needs no network, in
 //! opencode's own order. `opencode debug config` would tell the same, in two seconds.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value as Json};
+
 use super::paths;
-use crate::pure::opencode::{self, Source, Surroundings, Trust, project_folders};
+use crate::pure::front_matter;
+use crate::pure::opencode::{self, Lines, Source, Surroundings, Trust, project_folders};
+use crate::pure::opencode_schema;
 
 /// Most that is read of a file.
 const MOST_BYTES: u64 = 1024 * 1024;
+
+/// Most Markdown files that are looked at in one folder, and how deep.
+const MOST_AGENTS: usize = 1000;
+const DEEPEST: usize = 16;
+
+/// What of the configuration is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The configuration files: they name the servers.
+    Files,
+    /// The agents and commands in Markdown, too: they name models.
+    WithMarkdown,
+}
 
 /// Reads every source, lowest first.
 ///
 /// # Errors
 /// A sentence with file, line and column for a text that opencode would refuse as well.
-pub fn sources() -> Result<Vec<Source>, String> {
+pub fn sources(extent: Extent) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
-    let mut add = |path: PathBuf, trust| -> Result<(), String> {
-        sources.extend(read(&path, trust)?);
-        Ok(())
-    };
-    if let Some(folder) = paths::opencode_config() {
+    let global = paths::opencode_config();
+    if let Some(folder) = &global {
         for name in ["config.json", "opencode.json", "opencode.jsonc"] {
-            add(folder.join(name), Trust::User)?;
+            sources.extend(read(&folder.join(name), Trust::User)?);
         }
     }
     if let Some(path) = variable("OPENCODE_CONFIG") {
-        add(PathBuf::from(path), Trust::User)?;
+        sources.extend(read(&PathBuf::from(path), Trust::User)?);
     }
+    let mut folders: Vec<(PathBuf, Trust)> = global.into_iter().map(|folder| (folder, Trust::User)).collect();
     let own = paths::home().map(|home| home.join(".opencode"));
     if !is_true("OPENCODE_DISABLE_PROJECT_CONFIG")
         && let Ok(working) = std::env::current_dir()
     {
         let root = repository_root(&working);
-        let folders = project_folders(&working, root.as_deref());
-        for folder in &folders {
+        let project = project_folders(&working, root.as_deref());
+        for folder in &project {
             for name in ["opencode.json", "opencode.jsonc"] {
-                add(folder.join(name), Trust::Project)?;
+                sources.extend(read(&folder.join(name), Trust::Project)?);
             }
         }
         // Among these the outer folder wins over the inner one.
-        for folder in folders.iter().rev().map(|folder| folder.join(".opencode")).filter(|it| Some(it) != own.as_ref())
-        {
-            for name in ["opencode.json", "opencode.jsonc"] {
-                add(folder.join(name), Trust::Project)?;
-            }
+        for folder in project.iter().rev().map(|folder| folder.join(".opencode")) {
+            let trust = if Some(&folder) == own.as_ref() { Trust::User } else { Trust::Project };
+            folders.push((folder, trust));
         }
     }
-    let folders = [own, variable("OPENCODE_CONFIG_DIR").map(PathBuf::from)];
-    for folder in folders.into_iter().flatten() {
-        for name in ["opencode.json", "opencode.jsonc"] {
-            add(folder.join(name), Trust::User)?;
+    let named = variable("OPENCODE_CONFIG_DIR").map(PathBuf::from);
+    folders.extend(own.into_iter().chain(named.clone()).map(|folder| (folder, Trust::User)));
+    for (index, (folder, trust)) in folders.iter().enumerate() {
+        // A folder that is named twice counts at its first place.
+        if folders[..index].iter().any(|(earlier, _)| earlier == folder) {
+            continue;
+        }
+        if folder.to_string_lossy().ends_with(".opencode") || Some(folder) == named.as_ref() {
+            for name in ["opencode.json", "opencode.jsonc"] {
+                sources.extend(read(&folder.join(name), *trust)?);
+            }
+        }
+        if extent == Extent::WithMarkdown {
+            read_markdown(folder, *trust, &mut sources)?;
         }
     }
     if let Some(text) = variable("OPENCODE_CONFIG_CONTENT") {
@@ -61,6 +85,107 @@ pub fn sources() -> Result<Vec<Source>, String> {
         sources.extend(read(&managed_folder().join(name), Trust::User)?);
     }
     Ok(sources)
+}
+
+/// The agents, modes and commands of one folder, in opencode's order.
+fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<Source>) -> Result<(), String> {
+    for (kind, names, deepest) in [
+        ("command", ["command", "commands"], DEEPEST),
+        ("agent", ["agent", "agents"], DEEPEST),
+        ("mode", ["mode", "modes"], 0),
+    ] {
+        for name in names {
+            let root = folder.join(name);
+            let mut files = Vec::new();
+            find_markdown(&root, deepest, &mut files);
+            files.sort();
+            for file in files {
+                sources.extend(read_head(&root, &file, kind, trust)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn find_markdown(folder: &Path, deepest: usize, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if files.len() >= MOST_AGENTS {
+            return;
+        }
+        if path.is_dir() {
+            if deepest > 0 {
+                find_markdown(&path, deepest - 1, files);
+            }
+        } else if path.extension().is_some_and(|it| it == "md") {
+            files.push(path);
+        }
+    }
+}
+
+/// One agent or command in Markdown as a source of its own.
+fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Option<Source>, String> {
+    // opencode passes over a file that it cannot read or whose head is no YAML.
+    let Ok(text) = read_regular(file) else { return Ok(None) };
+    let shown = file.display().to_string();
+    let mut head = front_matter::parse(&text);
+    let below = file.strip_prefix(root).unwrap_or(file).with_extension("");
+    let name = match head.values.remove("name") {
+        Some(Json::String(name)) => name,
+        _ => below.to_string_lossy().replace('\\', "/"),
+    };
+    let mut agent = Json::Object(head.values);
+    if let Err((path, why)) = opencode_schema::check_agent(&agent) {
+        // A broken mode is passed over as well; a broken agent stops opencode.
+        return match kind {
+            "mode" => Ok(None),
+            _ => Err(format!("{shown}:{}: {}: {why}", head.line, path.join("."))),
+        };
+    }
+    if kind == "mode" {
+        agent["mode"] = Json::String("primary".to_owned());
+    }
+    let member = if kind == "command" { "command" } else { "agent" };
+    let named = Json::Object(Map::from_iter([(name, agent)]));
+    let value = Json::Object(Map::from_iter([(member.to_owned(), named)]));
+    Ok(Some(Source { name: shown, trust, value, literal: None, lines: Lines::At(head.line) }))
+}
+
+/// The key that opencode was given for a provider by `opencode auth login`, and where it is.
+pub fn stored_key(provider: &str) -> Option<(String, String)> {
+    let key = |json: &Json| {
+        let entry = json.get(provider)?;
+        (entry.get("type")? == "api").then(|| entry.get("key")?.as_str().map(str::to_owned)).flatten()
+    };
+    // Only a text that is no JSON is passed over for the file.
+    if let Some(json) = variable("OPENCODE_AUTH_CONTENT").and_then(|text| serde_json::from_str::<Json>(&text).ok()) {
+        return Some((key(&json)?, "OPENCODE_AUTH_CONTENT".to_owned()));
+    }
+    let path = paths::opencode_data()?.join("auth.json");
+    let json: Json = serde_json::from_str(&read_regular(&path).ok()?).ok()?;
+    Some((key(&json)?, path.display().to_string()))
+}
+
+/// The models of `lmstudio` in the list that opencode fetched last. It is large, and read
+/// only if somebody asks for a model that is nowhere else.
+#[derive(Debug, Default)]
+pub struct Catalogue(OnceCell<Vec<String>>);
+
+impl Catalogue {
+    /// Whether the list has the model.
+    pub fn has(&self, model: &str) -> bool {
+        let models = self.0.get_or_init(|| {
+            let path = variable("OPENCODE_MODELS_PATH")
+                .map(PathBuf::from)
+                .or_else(|| Some(paths::opencode_cache()?.join("models.json")));
+            let read = |path: PathBuf| {
+                let json: Json = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+                Some(json.get("lmstudio")?.get("models")?.as_object()?.keys().cloned().collect())
+            };
+            path.and_then(read).unwrap_or_default()
+        });
+        models.iter().any(|it| it == model)
+    }
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -81,13 +206,21 @@ fn managed_folder() -> PathBuf {
     }
 }
 
-/// The top of the git work tree around `working`. A linked work tree has a `.git` file, and
-/// is a limit of its own. Without `git` on PATH opencode finds none.
+/// The top of the git work tree around `working`, as `git` would find it. A linked work tree
+/// has a `.git` file, and is a limit of its own. Without `git` on PATH opencode finds none.
 pub fn repository_root(working: &Path) -> Option<PathBuf> {
-    let root = working.ancestors().find(|folder| folder.join(".git").exists())?;
+    let root = working.ancestors().find(|folder| is_repository(&folder.join(".git")))?;
     let git = if cfg!(windows) { "git.exe" } else { "git" };
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).any(|folder| folder.join(git).is_file()).then(|| root.to_owned())
+}
+
+/// What `git` takes for a repository: a folder with these three, or a file that points to one.
+/// A folder that is none is passed over, as `git` does.
+fn is_repository(path: &Path) -> bool {
+    let pointer = || std::fs::read_to_string(path).is_ok_and(|text| text.starts_with("gitdir:"));
+    (path.join("HEAD").exists() && path.join("objects").is_dir() && path.join("refs").is_dir())
+        || (path.is_file() && pointer())
 }
 
 fn read(path: &Path, trust: Trust) -> Result<Option<Source>, String> {

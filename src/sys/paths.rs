@@ -27,6 +27,20 @@ pub fn opencode_config() -> Option<PathBuf> {
         .map(|folder| folder.join("opencode"))
 }
 
+/// opencode's data folder.
+pub fn opencode_data() -> Option<PathBuf> {
+    folder_from("XDG_DATA_HOME")
+        .or_else(|| home().map(|home| home.join(".local/share")))
+        .map(|folder| folder.join("opencode"))
+}
+
+/// opencode's cache folder.
+pub fn opencode_cache() -> Option<PathBuf> {
+    folder_from("XDG_CACHE_HOME")
+        .or_else(|| home().map(|home| home.join(".cache")))
+        .map(|folder| folder.join("opencode"))
+}
+
 /// The default state directory. Not a runtime directory: a cron job and a login shell must
 /// meet on the same lock.
 pub fn state_dir() -> Option<PathBuf> {

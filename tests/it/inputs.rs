@@ -19,7 +19,8 @@ fn a_name_that_cannot_be_a_model_is_a_usage_error() {
     }
     machine.run(&["ensure", "--", "-x"]).expect(2).says("cannot start with `-`");
     machine.run(&["ensure", "-x"]).expect(2).says("-x");
-    machine.run(&["ensure"]).expect(2).says("MODEL");
+    machine.run(&["ensure", "agent:"]).expect(2).says("write `agent:NAME`");
+    machine.run(&["ensure", "--key", ""]).expect(2).says("cannot be empty");
     machine.run(&[]).expect(2).says("Usage");
     machine.run(&["insure", "x"]).expect(2).says("ensure");
     assert_eq!(machine.requests().len(), 0);

@@ -21,6 +21,14 @@ fn in_project(machine: &Machine, variables: &[(&str, &str)]) -> Run {
     run(&mut command)
 }
 
+/// What `git init` leaves, as far as anybody looks.
+fn repository(machine: &Machine, place: &str) {
+    machine.write(&format!("{place}/.git/HEAD"), "ref: refs/heads/main\n");
+    for folder in ["objects", "refs"] {
+        std::fs::create_dir_all(machine.path(&format!("{place}/.git/{folder}"))).expect("a folder");
+    }
+}
+
 fn base_url(run: &Run) -> String {
     run.model()["baseURL"].as_str().expect("a URL").to_owned()
 }
@@ -59,7 +67,7 @@ fn every_source_has_its_rank() {
         ("dir/opencode.json", 21),
     ];
     machine.write("bin/git", "");
-    std::fs::create_dir_all(machine.path("work/.git")).unwrap();
+    repository(&machine, "work");
     for (place, number) in ladder {
         machine.write(place, &provider(&url(number)));
         let mut variables = vec![("OPENCODE_CONFIG_DIR", dir.as_str())];
@@ -81,7 +89,7 @@ fn every_source_has_its_rank() {
     }
     machine.write("opencode.json", &provider(&url(30)));
     assert_eq!(base_url(&in_project(&machine, &[]).expect(3)), format!("{}/v1", url(13)));
-    std::fs::remove_dir(machine.path("work/.git")).unwrap();
+    std::fs::remove_dir_all(machine.path("work/.git")).unwrap();
     assert_eq!(base_url(&in_project(&machine, &[]).expect(3)), format!("{}/v1", url(30)));
     let run = in_project(&machine, &[("OPENCODE_DISABLE_PROJECT_CONFIG", "1")]).expect(3);
     assert_eq!(base_url(&run), format!("{}/v1", url(13)));

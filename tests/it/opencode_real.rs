@@ -1,0 +1,377 @@
+//! Our reading of opencode's configuration beside that of the real program, layout by layout.
+//! It needs opencode, whose path `LMSWARM_TEST_OPENCODE` holds; `.ci/run` installs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest that one start of opencode may take: it is a large program, and there are many.
+const CAP: Duration = Duration::from_secs(240);
+
+/// One user's files, and where opencode is started among them. `HOME` in a text or a variable
+/// stands for the scratch folder.
+#[derive(Default)]
+struct Layout {
+    name: &'static str,
+    files: &'static [(&'static str, &'static str)],
+    variables: &'static [(&'static str, &'static str)],
+    /// Where `git init` is run.
+    git: &'static [&'static str],
+    /// Linked work trees: of which repository, and where.
+    trees: &'static [(&'static str, &'static str)],
+    working: &'static str,
+}
+
+const GLOBAL: &str = ".config/opencode/opencode.json";
+const A: &str = r#"{"model":"lmstudio/a"}"#;
+const B: &str = r#"{"model":"lmstudio/b"}"#;
+const C: &str = r#"{"model":"lmstudio/c"}"#;
+const S: &str = r#"{"small_model":"lmstudio/s","provider":{"lmstudio":{"models":{"s":{}}}}}"#;
+
+macro_rules! layout {
+    ($name:literal, [$(($path:expr, $text:expr)),* $(,)?] $(, $field:ident: $value:expr)* $(,)?) => {
+        Layout { name: $name, files: &[$(($path, $text)),*], $($field: $value,)* ..Layout::NONE }
+    };
+}
+
+impl Layout {
+    const NONE: Self = Self { name: "", files: &[], variables: &[], git: &[], trees: &[], working: "work/in" };
+}
+
+const LAYOUTS: &[Layout] = &[
+    layout!("nothing at all", []),
+    layout!("global json", [(GLOBAL, A)]),
+    layout!("global config.json under json", [(".config/opencode/config.json", A), (GLOBAL, S)]),
+    layout!("global jsonc over json", [(GLOBAL, A), (".config/opencode/opencode.jsonc", B)]),
+    layout!("xdg set", [(GLOBAL, A), ("xdg/opencode/opencode.json", B)], variables: &[("XDG_CONFIG_HOME", "HOME/xdg")]),
+    layout!("xdg empty", [(GLOBAL, A)], variables: &[("XDG_CONFIG_HOME", "")]),
+    layout!("project over global", [(GLOBAL, A), (GLOBAL_C, S), ("work/in/opencode.json", B)]),
+    layout!("no git: the search goes up", [("opencode.json", A), ("work/opencode.json", S)]),
+    layout!("git: the search ends at the top", [("opencode.json", A), ("work/opencode.json", S)], git: &["work"]),
+    layout!("git in the working directory", [("work/opencode.json", A), ("work/in/opencode.json", S)], git: &["work/in"]),
+    layout!(
+        "a folder .git that is no repository",
+        [("opencode.json", A), ("work/.git/x", ""), ("work/opencode.json", S)]
+    ),
+    layout!(
+        "linked work tree inside the checkout",
+        [("work/opencode.json", A), ("work/in/tree/opencode.json", S)],
+        git: &["work"], trees: &[("work", "work/in/tree")], working: "work/in/tree",
+    ),
+    layout!(
+        "linked work tree outside",
+        [("work/opencode.json", A), ("opencode.json", B), ("other/sub/opencode.json", S)],
+        git: &["work"], trees: &[("work", "other")], working: "other/sub",
+    ),
+    layout!("no git on PATH", [("opencode.json", A), ("work/opencode.json", S)], git: &["work"], variables: &[("PATH", "HOME/empty")]),
+    layout!(
+        "nearer wins, jsonc over json",
+        [("work/opencode.jsonc", A), ("work/in/opencode.json", B), ("work/in/opencode.jsonc", C)]
+    ),
+    layout!("outer jsonc under inner json", [("work/opencode.jsonc", A), ("work/in/opencode.json", B)]),
+    layout!("outer .opencode over inner", [("work/.opencode/opencode.json", A), ("work/in/.opencode/opencode.json", B)], git: &["work"]),
+    layout!(".opencode over the project's files", [("work/.opencode/opencode.jsonc", A), ("work/in/opencode.json", B)]),
+    layout!("~/.opencode over the project", [(".opencode/opencode.json", A), ("work/.opencode/opencode.json", B)], git: &["work"]),
+    layout!("~/.opencode without git", [(".opencode/opencode.json", A), ("work/.opencode/opencode.json", B)]),
+    layout!(
+        "OPENCODE_CONFIG between global and project",
+        [(GLOBAL, A), ("named.json", r#"{"model":"lmstudio/b","small_model":"lmstudio/n"}"#), ("work/opencode.json", C)],
+        variables: &[("OPENCODE_CONFIG", "HOME/named.json")],
+    ),
+    layout!("OPENCODE_CONFIG that is not there", [(GLOBAL, A)], variables: &[("OPENCODE_CONFIG", "HOME/nowhere.json")]),
+    layout!(
+        "OPENCODE_CONFIG_DIR over everything but content",
+        [(GLOBAL, A), (".opencode/opencode.json", B), ("dir/opencode.json", C), ("dir/opencode.jsonc", S)],
+        variables: &[("OPENCODE_CONFIG_DIR", "HOME/dir")],
+    ),
+    layout!(
+        "OPENCODE_CONFIG_CONTENT over the rest",
+        [(GLOBAL, A), ("dir/opencode.json", C), ("work/in/small.txt", " lmstudio/t \n")],
+        variables: &[
+            ("OPENCODE_CONFIG_DIR", "HOME/dir"),
+            ("OPENCODE_CONFIG_CONTENT", r#"{"model":"lmstudio/x","small_model":"{file:small.txt}"} // c"#),
+        ],
+    ),
+    layout!(
+        "OPENCODE_DISABLE_PROJECT_CONFIG",
+        [(GLOBAL, A), ("work/in/opencode.json", B), ("work/.opencode/opencode.json", C), ("work/.opencode/agent/x.md", AGENT)],
+        variables: &[("OPENCODE_DISABLE_PROJECT_CONFIG", "1")],
+    ),
+    layout!("comments, trailing commas, a BOM", [(GLOBAL, "\u{feff}// c\n{ /* d */ \"model\": \"lmstudio/a\",\n}\n")]),
+    layout!("variables in text, unquoted and in keys", [(GLOBAL, r#"{"{env:KEY}": {env:VALUE}, "small_model": "x{env:NONE}/y"}"#)], variables: &[("KEY", "model"), ("VALUE", "\"lmstudio/v\"")]),
+    layout!(
+        "a file in text",
+        [
+            (GLOBAL, r#"{"model":"{file:name}","small_model":"{file:~/small}"}"#),
+            (".config/opencode/name", "lmstudio/f\n"),
+            ("small", "lmstudio/g\"h")
+        ]
+    ),
+    layout!("a file named by a variable", [(GLOBAL, r#"{"model":"{file:{env:NAME}}"}"#), (".config/opencode/name", "lmstudio/f")], variables: &[("NAME", "name")]),
+    layout!("a missing file in a comment", [(GLOBAL, "{\n // {file:nowhere}\n \"model\": \"lmstudio/a\" }")]),
+    layout!("a missing file", [(GLOBAL, r#"{"model":"{file:nowhere}"}"#)]),
+    layout!("model with a variant", [(GLOBAL, r#"{"model":"lmstudio/a/b#high","small_model":"lmstudio/s#low"}"#)]),
+    layout!("model as an object", [(GLOBAL, r#"{"model":{"providerID":"lmstudio","model":"a/b","variant":"x"}}"#)]),
+    layout!("small_model as an object", [(GLOBAL, r#"{"small_model":{"providerID":"lmstudio","model":"a"}}"#)]),
+    layout!("an object that is no model", [(GLOBAL, r#"{"model":{"providerID":"lm/studio","model":"a"}}"#)]),
+    layout!("null", [(GLOBAL, r#"{"model":null}"#)]),
+    layout!("a broken global file", [(GLOBAL, "{"), ("work/opencode.json", A)]),
+    layout!("a broken project file", [(GLOBAL, A), ("work/opencode.json", r#"{"model": }"#)]),
+    layout!("empty files", [(GLOBAL, ""), ("work/opencode.json", "")]),
+    layout!("a file of blanks", [(GLOBAL, " \n")]),
+    layout!("a list", [(GLOBAL, "[]")]),
+    layout!("a key that stands there twice", [(GLOBAL, r#"{"model":"lmstudio/a","model":"lmstudio/b"}"#)]),
+    layout!("a wrong type deep inside", [(GLOBAL, r#"{"provider":{"lmstudio":{"models":{"a":{"id":5}}}}}"#)]),
+    layout!("unknown keys", [(GLOBAL, r#"{"model":"lmstudio/a","whatever":null,"provider":{"lmstudio":{"odd":1}}}"#)]),
+    layout!(
+        "objects merge, lists replace",
+        [
+            (
+                GLOBAL,
+                r#"{"model":"lmstudio/a","disabled_providers":["lmstudio"],"provider":{"lmstudio":{"options":{"baseURL":"http://127.0.0.1:11/v1"},"models":{"a":{"name":"x"}}}}}"#
+            ),
+            (
+                "work/opencode.json",
+                r#"{"disabled_providers":["openai"],"provider":{"lmstudio":{"options":{"apiKey":"k"},"models":{"a":{"id":"wire/a"},"b":{}}}}}"#
+            ),
+        ],
+    ),
+    layout!(
+        "a provider that is disabled",
+        [(GLOBAL, A), ("work/opencode.json", r#"{"enabled_providers":["openai"]}"#)]
+    ),
+    layout!(
+        "addresses: the model's, the provider's",
+        [(
+            GLOBAL,
+            r#"{"model":"lmstudio/a","small_model":"lmstudio/s","provider":{"lmstudio":{"api":"http://127.0.0.1:12/v1","options":{"baseURL":""},"models":{"a":{"provider":{"api":"http://127.0.0.1:13/v1"}},"s":{}}}}}"#
+        )],
+    ),
+    layout!(
+        "agents in files and in Markdown",
+        [
+            (GLOBAL, r#"{"model":"lmstudio/a","agent":{"build":{"model":"lmstudio/g"},"x":{"model":"lmstudio/x#y"}}}"#),
+            (".config/opencode/agent/x.md", AGENT),
+            (".config/opencode/agents/deep/er.md", AGENT),
+            ("work/opencode.json", r#"{"agent":{"x":{"model":"lmstudio/never"}}}"#),
+            ("work/.opencode/agent/build.md", "---\r\ndescription: 'd: e'\r\nmodel: 'lmstudio/build' # c\r\n---\r\n"),
+            ("work/.opencode/opencode.json", r#"{"agent":{"plan":{"model":"lmstudio/p","disable":true}}}"#),
+        ],
+    ),
+    layout!(
+        "an agent that names itself",
+        [(GLOBAL, A), ("work/.opencode/agent/x.md", "---\nname: other\nmodel: \"lmstudio/o\"\n---\n")]
+    ),
+    layout!("an agent without a head", [(GLOBAL, A), ("work/.opencode/agent/x.md", "model: lmstudio/x\n")]),
+    layout!("an agent whose model is empty", [(GLOBAL, A), ("work/.opencode/agent/x.md", "---\nmodel:\n---\n")]),
+    layout!(
+        "a mode in Markdown and in a file",
+        [
+            (
+                GLOBAL,
+                r#"{"model":"lmstudio/a","mode":{"build":{"model":"lmstudio/m"}},"agent":{"build":{"model":"lmstudio/n"}}}"#
+            ),
+            ("work/.opencode/mode/x.md", AGENT),
+            ("work/.opencode/modes/y.md", "---\nmodel: 5\n---\n")
+        ]
+    ),
+    layout!(
+        "agents in the newer spelling",
+        [(
+            GLOBAL,
+            r#"{"agents":{"x":{"model":"lmstudio/x#high"},"y":{"model":{"providerID":"lmstudio","model":"y"}},"z":{"model":5}},"agent":{"x":{"model":"lmstudio/older"}}}"#
+        )]
+    ),
+    layout!(
+        "a title agent",
+        [(GLOBAL, r#"{"model":"lmstudio/a","small_model":"lmstudio/s","agent":{"title":{"model":"lmstudio/t"}}}"#)]
+    ),
+    layout!("OPENCODE_CONFIG_DIR with agents", [(GLOBAL, A), ("dir/agent/x.md", AGENT), (".opencode/agent/x.md", "---\nmodel: lmstudio/under\n---\n")], variables: &[("OPENCODE_CONFIG_DIR", "HOME/dir")]),
+];
+
+const GLOBAL_C: &str = ".config/opencode/opencode.jsonc";
+const AGENT: &str = "---\ndescription: an agent\nmodel: lmstudio/md\n---\nDo it.\n";
+
+#[test]
+fn our_resolution_is_that_of_the_real_opencode() {
+    let Some(opencode) = std::env::var_os("LMSWARM_TEST_OPENCODE").map(PathBuf::from) else {
+        eprintln!("skipped: LMSWARM_TEST_OPENCODE does not name an opencode to compare with; .ci/run installs one");
+        return;
+    };
+    assert!(opencode.is_file(), "LMSWARM_TEST_OPENCODE: {} is no file", opencode.display());
+    let rest = Mutex::new(LAYOUTS.iter());
+    let differences = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(4) {
+            scope.spawn(|| {
+                while let Some(layout) = { rest.lock().expect("no panic").next() } {
+                    if let Err(difference) = compare(layout, &opencode) {
+                        differences.lock().expect("no panic").push(format!("{}: {difference}", layout.name));
+                    }
+                }
+            });
+        }
+    });
+    let differences = differences.into_inner().expect("no panic");
+    assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), LAYOUTS.len(), differences.join("\n"));
+}
+
+fn compare(layout: &Layout, opencode: &Path) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let home = folder.path().canonicalize().expect("a real path");
+    for place in ["work", "empty", "dir", ".config/opencode"] {
+        fs::create_dir_all(home.join(place)).expect("a folder");
+    }
+    for repository in layout.git {
+        git(&home.join(repository), &["init", "-q"]);
+    }
+    for (repository, tree) in layout.trees {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b"];
+        git(&home.join(repository), &[&identity[..], &["commit", "-q", "--allow-empty", "-m", "x"]].concat());
+        let tree = home.join(tree).display().to_string();
+        git(&home.join(repository), &["worktree", "add", "-q", "-f", "--detach", &tree]);
+    }
+    fs::create_dir_all(home.join(layout.working)).expect("a folder");
+    for (place, text) in layout.files {
+        let path = home.join(place);
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("a folder");
+        fs::write(&path, text).expect("a file");
+        spare_install(&home, &path);
+    }
+    let ours = start(Path::new(env!("CARGO_BIN_EXE_lmswarm")), &["config", "roles", "--json"], layout, &home);
+    let theirs = start(opencode, &["debug", "config"], layout, &home);
+    if theirs.code != 0 {
+        return if ours.code == 78 {
+            Ok(())
+        } else {
+            Err(format!("opencode refuses it: {theirs:?}\nwe do not: {ours:?}"))
+        };
+    }
+    let Ok(theirs) = serde_json::from_str::<Value>(&theirs.stdout) else { return Err(format!("no JSON: {theirs:?}")) };
+    let Ok(ours) = serde_json::from_str::<Value>(&ours.stdout) else { return Err(format!("no JSON: {ours:?}")) };
+    let (wanted, found) = (expected(&theirs), seen(&ours));
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(format!("opencode: {wanted:#?}\nwe: {found:#?}\nin {theirs:#}\n{ours:#}"))
+    }
+}
+
+/// opencode installs a package into each of its folders, and waits for it, unless it is there.
+fn spare_install(home: &Path, path: &Path) {
+    let parts = path.ancestors().take_while(|it| *it != home);
+    for folder in parts.filter(|it| it.ends_with(".opencode") || it.ends_with("opencode") || it.ends_with("dir")) {
+        if folder.is_dir() {
+            fs::create_dir_all(folder.join("node_modules")).expect("a folder");
+            let lock = r#"{"packages":{"":{"dependencies":{"@opencode-ai/plugin":"*"}}}}"#;
+            fs::write(folder.join("package-lock.json"), lock).expect("a file");
+        }
+    }
+}
+
+fn git(folder: &Path, args: &[&str]) {
+    fs::create_dir_all(folder).expect("a folder");
+    let status = Command::new("git").args(args).current_dir(folder).status().expect("git is installed");
+    assert!(status.success(), "git {args:?}");
+}
+
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    stdout: String,
+    #[expect(dead_code, reason = "shown where a comparison fails")]
+    stderr: String,
+}
+
+fn start(program: &Path, args: &[&str], layout: &Layout, home: &Path) -> Ended {
+    let file = |name: &str| home.join(name);
+    let create = |name: &str| fs::File::create(file(name)).expect("a file");
+    let mut command = Command::new(program);
+    command.args(args).env_clear().env("HOME", home).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    for name in ["OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_LSP_DOWNLOAD"] {
+        command.env(name, "1");
+    }
+    let shown = home.display().to_string();
+    command.envs(layout.variables.iter().map(|(name, value)| (name, value.replace("HOME", &shown))));
+    // Files, not pipes: nobody has to read while it runs.
+    command
+        .stdin(Stdio::null())
+        .stdout(create("stdout"))
+        .stderr(create("stderr"))
+        .current_dir(home.join(layout.working));
+    let mut child = command.spawn().expect("it starts");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a state") {
+            break status;
+        }
+        if started.elapsed() > CAP {
+            let _ = child.kill();
+            panic!("{} hangs in {:?}", program.display(), layout.name);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
+    Ended { code: status.code().unwrap_or(-1), stdout: text("stdout"), stderr: text("stderr") }
+}
+
+/// Role, model, name over the wire, address: as opencode's merged configuration gives them.
+/// Written without a look at our own code: it works on the merged object.
+fn expected(config: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let model_of = |role: &str, model: Option<String>| -> Option<String> {
+        let model = model?;
+        let (provider, key) = model.split_once('/')?;
+        let is_in = |list: &Value| list.as_array().is_some_and(|it| it.iter().any(|it| it == provider));
+        if is_in(&config["disabled_providers"])
+            || (config["enabled_providers"].is_array() && !is_in(&config["enabled_providers"]))
+        {
+            return None;
+        }
+        let provider_config = &config["provider"][provider];
+        if provider != "lmstudio" {
+            return Some(format!("{role} {model}"));
+        }
+        let entry = &provider_config["models"][key];
+        let wire = text(&entry["id"]).unwrap_or_else(|| key.to_owned());
+        let urls = [&provider_config["options"]["baseURL"], &entry["provider"]["api"], &provider_config["api"]];
+        let url = urls.into_iter().filter_map(text).find(|it| !it.is_empty());
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:1234/v1".to_owned());
+        Some(format!("{role} {model} {wire} {url}"))
+    };
+    let agents = config["agent"].as_object().cloned().unwrap_or_default();
+    let own = |name: &str| agents.get(name).and_then(|agent| text(&agent["model"]));
+    let main = own("build").or_else(|| text(&config["model"]));
+    let small = own("title").or_else(|| {
+        let small = text(&config["small_model"])?;
+        let (provider, key) = small.split_once('/')?;
+        let is_listed = config["provider"][provider]["models"][key].is_object() || provider != "lmstudio";
+        is_listed.then_some(small)
+    });
+    let mut lines: Vec<String> =
+        [model_of("main", main.clone()), model_of("small", small.or(main))].into_iter().flatten().collect();
+    for (name, agent) in &agents {
+        if agent["disable"] != true {
+            lines.extend(model_of(&format!("agent:{name}"), text(&agent["model"])));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// The same from `lmswarm config roles --json`.
+fn seen(report: &Value) -> Vec<String> {
+    let roles = report["roles"].as_array().cloned().unwrap_or_default();
+    let line = |role: &Value| {
+        let parts = [&role["role"], &role["model"], &role["key"], &role["baseURL"]];
+        role["model"].as_str()?;
+        Some(parts.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "))
+    };
+    let mut lines: Vec<String> = roles.iter().filter_map(line).collect();
+    lines.sort();
+    lines
+}
