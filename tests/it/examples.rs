@@ -105,13 +105,12 @@ fn the_systemd_unit_warms_its_models() {
     let mut section = "";
     let mut keys = std::collections::BTreeMap::new();
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        match line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(name) => section = name,
-            None => {
-                let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no key: {line}"));
-                keys.insert(format!("{section}.{key}"), value.to_owned());
-            }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+            continue;
         }
+        let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no key: {line}"));
+        keys.insert(format!("{section}.{key}"), value.to_owned());
     }
     assert_eq!(keys["Service.Restart"], "always");
     assert_eq!(keys["Install.WantedBy"], "default.target");
