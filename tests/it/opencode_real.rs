@@ -196,6 +196,21 @@ const LAYOUTS: &[Layout] = &[
 const GLOBAL_C: &str = ".config/opencode/opencode.jsonc";
 const AGENT: &str = "---\ndescription: an agent\nmodel: lmstudio/md\n---\nDo it.\n";
 
+/// What opencode does not start with. Were it to refuse another one, there would be nothing to
+/// compare.
+const REFUSED: [&str; 10] = [
+    "a missing file",
+    "small_model as an object",
+    "an object that is no model",
+    "null",
+    "a broken global file",
+    "a broken project file",
+    "a file of blanks",
+    "a list",
+    "a wrong type deep inside",
+    "an agent whose model is empty",
+];
+
 #[test]
 fn our_resolution_is_that_of_the_real_opencode() {
     let Some(opencode) = std::env::var_os("LMSWARM_TEST_OPENCODE").map(PathBuf::from) else {
@@ -244,6 +259,9 @@ fn compare(layout: &Layout, opencode: &Path) -> Result<(), String> {
     }
     let ours = start(Path::new(env!("CARGO_BIN_EXE_lmswarm")), &["config", "roles", "--json"], layout, &home);
     let theirs = start(opencode, &["debug", "config"], layout, &home);
+    if (theirs.code != 0) != REFUSED.contains(&layout.name) {
+        return Err(format!("opencode ends otherwise than expected: {theirs:?}"));
+    }
     if theirs.code != 0 {
         return if ours.code == 78 {
             Ok(())
