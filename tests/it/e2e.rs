@@ -38,8 +38,8 @@ impl Desk {
         };
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let machine = Machine::with(json!({ "jit": false }));
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lmswarm"), machine.path("bin/lmswarm")).unwrap();
-        std::fs::create_dir_all(machine.path("work")).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lmswarm"), machine.path("bin/lmswarm")).expect("a place for it");
+        std::fs::create_dir_all(machine.path("work")).expect("a place for it");
         // opencode wants its plugin package in each such folder, and would wait for the
         // registry; it is content with a lock file that names it.
         let package = json!({ "dependencies": { "@opencode-ai/plugin": "1.18.33" } });
@@ -47,7 +47,7 @@ impl Desk {
             "lockfileVersion": 3,
             "packages": { "": package, "node_modules/@opencode-ai/plugin": { "version": "1.18.33" } },
         });
-        std::fs::create_dir_all(machine.path(".config/opencode/node_modules")).unwrap();
+        std::fs::create_dir_all(machine.path(".config/opencode/node_modules")).expect("a place for it");
         machine.write(".config/opencode/package.json", &package.to_string());
         machine.write(".config/opencode/package-lock.json", &lock.to_string());
         let desk = Self { machine, opencode, _turn: turn };

@@ -20,9 +20,9 @@ fn example(name: &str) -> String {
 #[cfg(unix)]
 fn installed() -> Machine {
     let machine = Machine::new();
-    std::fs::create_dir_all(machine.path(".cargo/bin")).unwrap();
+    std::fs::create_dir_all(machine.path(".cargo/bin")).expect("a place for it");
     for place in ["bin/lmswarm", ".cargo/bin/lmswarm"] {
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lmswarm"), machine.path(place)).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lmswarm"), machine.path(place)).expect("a place for it");
     }
     machine
 }
@@ -107,10 +107,10 @@ fn the_systemd_unit_warms_its_models() {
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name;
-            continue;
+        } else {
+            let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no key: {line}"));
+            keys.insert(format!("{section}.{key}"), value.to_owned());
         }
-        let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no key: {line}"));
-        keys.insert(format!("{section}.{key}"), value.to_owned());
     }
     assert_eq!(keys["Service.Restart"], "always");
     assert_eq!(keys["Install.WantedBy"], "default.target");

@@ -8,7 +8,7 @@ const GLOBAL: &str = ".config/opencode/plugin/lmswarm.js";
 
 fn hook(machine: &Machine, args: &[&str], variables: &[(&str, &str)]) -> Run {
     let folder = machine.path("work/inner");
-    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&folder).expect("a folder");
     let mut command = machine.command(&[&["hook", "opencode"], args].concat());
     run(command.envs(variables.iter().copied()).current_dir(folder))
 }
