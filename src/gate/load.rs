@@ -40,6 +40,8 @@ enum Attempt {
     NotFound(Failure),
     /// It did not end in time.
     TimedOut,
+    /// `lms` was killed; what became of the load nobody said.
+    Died(Failure),
     /// It ended up under this other name.
     Misnamed(String),
 }
@@ -62,7 +64,7 @@ impl Work<'_> {
         }
         let mut target = target.clone();
         let mut evictions = Evictions::default();
-        self.make_room(want, &target, lead, &mut evictions).await?;
+        let may_evict = self.make_room(want, &target, lead, &mut evictions).await?;
         loop {
             let activity = self.call.progress.begin(&format!("loading `{}`", want.key), self.usual_load(want));
             let started = Instant::now();
@@ -75,6 +77,11 @@ impl Work<'_> {
                 return Ok(Some((time, activity)));
             }
             drop(activity);
+            // A copy of ours goes in any case, also where somebody else's load won the name.
+            if let Attempt::Misnamed(name) = &attempt {
+                let failure = self.undo(want, by, name, lead).await?;
+                return if self.was_beaten(want, &attempt).await? { Ok(None) } else { Err(failure) };
+            }
             // A load that "fails" while the model is there, or on its way, was beaten by
             // somebody else's.
             if self.was_beaten(want, &attempt).await? {
@@ -82,7 +89,8 @@ impl Work<'_> {
             }
             match attempt {
                 Attempt::OutOfMemory(words) => {
-                    if let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms)
+                    if may_evict
+                        && let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms)
                         && self.evict_one(lms, policy, lead, &mut evictions).await?
                     {
                         continue;
@@ -91,10 +99,9 @@ impl Work<'_> {
                 }
                 // The model is on a linked machine alone.
                 Attempt::NotFound(_) if target.placement == Placement::Local => target.placement = Placement::Any,
-                Attempt::NotFound(failure) | Attempt::Failed(failure) => return Err(failure),
+                Attempt::NotFound(failure) | Attempt::Failed(failure) | Attempt::Died(failure) => return Err(failure),
                 Attempt::TimedOut => return Err(self.load_timeout(want, "was not loaded")),
-                Attempt::Misnamed(name) => return Err(self.undo(want, by, &name, lead).await?),
-                Attempt::Loaded => return Ok(None),
+                Attempt::Misnamed(_) | Attempt::Loaded => return Ok(None),
             }
         }
     }
@@ -107,6 +114,9 @@ impl Work<'_> {
             _ => Duration::ZERO,
         };
         let until = Instant::now() + patience;
+        // Our own load that hangs, or goes on without its `lms`, is listed as well; where
+        // readiness is not told, that is no proof of anything.
+        let may_be_ours = matches!(attempt, Attempt::TimedOut | Attempt::Died(_));
         let mut backoff = Backoff::new();
         loop {
             let mut sight = self.look().await?;
@@ -115,8 +125,7 @@ impl Work<'_> {
             }
             if let Sight::Seen(snapshot) = &sight
                 && let Residency::Addressable(instance) = snapshot.residency(&want.key)
-                // Our own load that hangs is listed as well, where readiness is not told.
-                && (instance.readiness == Readiness::Ready || !matches!(attempt, Attempt::TimedOut))
+                && (instance.readiness == Readiness::Ready || !may_be_ours)
             {
                 return Ok(true);
             }
@@ -160,6 +169,7 @@ impl Work<'_> {
                 _ => Attempt::Loaded,
             },
             (Exit::LimitExpired, _) => Attempt::TimedOut,
+            (Exit::Signal(_), _) => Attempt::Died(failure()),
             (_, LoadProblem::Memory) => Attempt::OutOfMemory(error_sentence(&finished.stderr)),
             (_, LoadProblem::NotFound) => Attempt::NotFound(failure()),
             // Somebody else loads it, only out of sight; the next call will see.
@@ -258,7 +268,7 @@ impl Work<'_> {
                         }
                         let (source, instance) = (snapshot.source, instance.clone());
                         let ready = Ready { action: Action::Loaded, source, instance, load_time: None };
-                        return self.check_granted(want, target, ready);
+                        return self.check_granted(want, target, ready, is_ours);
                     }
                     Residency::Loading(_) => {
                         if started.elapsed() >= self.config.load_timeout {
@@ -277,13 +287,14 @@ impl Work<'_> {
     }
 
     /// LM Studio may quietly grant less context than asked for.
-    fn check_granted(&self, want: &Want, target: &Target, ready: Ready) -> Result<Ready, Failure> {
+    fn check_granted(&self, want: &Want, target: &Target, ready: Ready, is_ours: bool) -> Result<Ready, Failure> {
         let Some(drift) = drift(&ready.instance, &want.options, target.max_context) else { return Ok(ready) };
         match self.config.on_mismatch {
             OnMismatch::Fail => Err(drift_failure(want, drift)),
             OnMismatch::Reload | OnMismatch::Ignore => {
+                let why = if is_ours { "LM Studio granted no more" } else { "another client loaded it so" };
                 self.warn(format!(
-                    "`{}` was loaded with a context of {} tokens, not {}: LM Studio granted no more",
+                    "`{}` was loaded with a context of {} tokens, not {}: {why}",
                     want.key, drift.has, drift.wants
                 ));
                 Ok(ready)

@@ -191,17 +191,35 @@ impl<'a> Work<'a> {
     }
 
     /// With several models, the last load may have cost an earlier one its place. One more
-    /// round heals that; a second loss is somebody else's doing.
+    /// round heals that; whoever is missing after it is said to be missing.
     async fn confirm_all(&self, outcomes: &mut [Outcome]) {
-        let Ok(Sight::Seen(snapshot)) = self.look().await else { return };
-        for (want, outcome) in self.call.wants.iter().zip(outcomes) {
-            let is_there = matches!(snapshot.residency(&want.key), Residency::Addressable(_));
-            if outcome.result.is_ok() && !is_there {
+        for is_last in [false, true] {
+            let Ok(Sight::Seen(snapshot)) = self.look().await else { return };
+            let mut lost = Vec::new();
+            for (want, outcome) in self.call.wants.iter().zip(&mut *outcomes) {
+                let is_there = matches!(snapshot.residency(&want.key), Residency::Addressable(_));
+                if outcome.result.is_ok() && !is_there {
+                    lost.push((want, outcome));
+                }
+            }
+            if lost.is_empty() {
+                return;
+            }
+            for (want, outcome) in lost {
                 tracing::info!(key = %want.key, "lost while the others were loaded");
-                let mut warnings = std::mem::take(&mut outcome.warnings);
-                *outcome = self.outcome(want, None).await;
-                warnings.retain(|it| !outcome.warnings.contains(it));
-                outcome.warnings.splice(..0, warnings);
+                if is_last {
+                    let reason = format!(
+                        "`{}` was ready, and is gone again: there may be no room for all models of this call",
+                        want.key
+                    );
+                    outcome.result = Err(Failure::new(Category::NotAddressable, reason)
+                        .hinted("ask for fewer models at once, or for less context"));
+                } else {
+                    let mut warnings = std::mem::take(&mut outcome.warnings);
+                    *outcome = self.outcome(want, None).await;
+                    warnings.retain(|it| !outcome.warnings.contains(it));
+                    outcome.warnings.splice(..0, warnings);
+                }
             }
         }
     }
@@ -250,6 +268,10 @@ impl<'a> Work<'a> {
         };
         // Before anything is unloaded it must be certain that there is something to load.
         let (target, snapshot) = self.obtain(want, snapshot, lead).await?;
+        // A download takes its time, in which somebody may have loaded the model.
+        if let Some(ready) = self.settle(want, &Sight::Seen(snapshot.clone()), Action::Waited)? {
+            return Ok(ready);
+        }
         let loader = self.loader(want)?;
         let action = match snapshot.residency(&want.key) {
             Residency::Absent => Action::Loaded,

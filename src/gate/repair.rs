@@ -36,16 +36,23 @@ impl Work<'_> {
         let nobody_tells =
             |why: &str| failure(&format!("nobody can tell whether it is busy ({why}), so nothing was touched"));
         let lms = self.lms.as_ref().map_err(|why| nobody_tells(why))?;
-        let resident = self.resident(lms).await?.map_err(|why| nobody_tells(&why))?;
-        for copy in resident.iter().filter(|it| named.contains(&it.identifier)) {
-            match copy.busy {
-                Some(false) => {}
-                Some(true) => return Err(failure(&format!("`{}` is busy, so nothing was touched", copy.identifier))),
-                None => return Err(nobody_tells("it may still be loading")),
+        let are_idle = async || -> Result<(), Failure> {
+            let resident = self.resident(lms).await?.map_err(|why| nobody_tells(&why))?;
+            for copy in resident.iter().filter(|it| named.contains(&it.identifier)) {
+                match copy.busy {
+                    Some(false) => {}
+                    Some(true) => {
+                        return Err(failure(&format!("`{}` is busy, so nothing was touched", copy.identifier)));
+                    }
+                    None => return Err(nobody_tells("it may still be loading")),
+                }
             }
-        }
+            Ok(())
+        };
         let activity = self.call.progress.begin(&format!("unloading {names}"), None);
         for name in &named {
+            // Anew for each: unloading one takes seconds, in which another may get to work.
+            are_idle().await?;
             self.unload(lms, name, lead).await.map_err(|failed| as_kind(failed, Category::Duplicates))?;
         }
         drop(activity);
@@ -82,9 +89,12 @@ impl Work<'_> {
             Ok(resident) => resident,
             Err(why) => return let_pass(&format!("nobody can tell whether it is busy ({why})")),
         };
-        let mut own = resident.iter().filter(|it| it.identifier == key.as_str());
-        if !own.all(|it| it.busy == Some(false)) {
-            return let_pass("it is busy");
+        for own in resident.iter().filter(|it| it.identifier == key.as_str()) {
+            match own.busy {
+                Some(false) => {}
+                Some(true) => return let_pass("it is busy"),
+                None => return let_pass("nobody can tell whether it is busy or still loading"),
+            }
         }
         let activity =
             self.call.progress.begin(&format!("unloading `{key}`, which has a context of {has} tokens"), None);

@@ -19,15 +19,16 @@ pub(super) struct Evictions {
 }
 
 impl Work<'_> {
-    /// Frees memory until the load is expected to fit, or nothing more may be unloaded.
+    /// Frees memory until the load is expected to fit, or nothing more may be unloaded;
+    /// returns whether unloading more could help at all.
     pub(super) async fn make_room(
         &self,
         want: &Want,
         target: &Target,
         lead: &Lead,
         done: &mut Evictions,
-    ) -> Result<(), Failure> {
-        let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms) else { return Ok(()) };
+    ) -> Result<bool, Failure> {
+        let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms) else { return Ok(true) };
         loop {
             let args = estimate_args(&want.key, &want.options.within(target.max_context), target.placement);
             let estimate = lms.estimate(args).await.map_err(|stop| self.interrupted(stop))?;
@@ -36,17 +37,17 @@ impl Work<'_> {
                 Err(why) => {
                     // LM Studio's guardrail still stands between this load and a full memory.
                     self.warn(format!("cannot tell what could make room: {why}"));
-                    return Ok(());
+                    return Ok(true);
                 }
             };
             let demand = Demand { estimate, size_bytes: target.size_bytes, machine_bytes: machine::memory_bytes() };
             let room = policy.max_victims.saturating_sub(done.count);
             match plan(demand, &resident, policy, &self.needed(), room) {
-                Plan::Load => return Ok(()),
+                Plan::Load => return Ok(true),
                 Plan::Evict(victim) => {
                     tracing::info!(?demand, victim, "the load is not expected to fit");
                     if !self.evict_one(lms, policy, lead, done).await? {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
                 // A budget is the user's own word; the estimator's may be wrong.
@@ -60,7 +61,7 @@ impl Work<'_> {
                 }
                 Plan::Hopeless(needs, budget) => {
                     tracing::info!(needs, budget, "no eviction would make it fit; LM Studio has the last word");
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::{Backoff, Lead, Work};
 use crate::pure::base_url::BaseUrl;
 use crate::pure::failure::{Category, Failure};
-use crate::pure::rest::Reply;
+use crate::pure::rest::{Reply, is_greeting};
 use crate::pure::text::duration;
-use crate::sys::http::{Server, greets};
+use crate::sys::http::Server;
 use crate::sys::lms::{Lms, Problem};
 use crate::sys::lmstudio;
 use crate::sys::lock::{Leadership, poll_interval};
@@ -15,8 +15,6 @@ use crate::sys::lock::{Leadership, poll_interval};
 /// How long a server that says it was started may take to answer before LM Studio itself
 /// is woken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// What LM Studio's own tools give a greeting.
-const GREETING_LIMIT: Duration = Duration::from_millis(500);
 
 impl Work<'_> {
     /// Whether a server may be started for this address: on this machine, where LM Studio
@@ -29,10 +27,10 @@ impl Work<'_> {
     pub(super) async fn start_server(&self, _: &Lead) -> Result<(), Failure> {
         let base = self.base();
         let port = base.port();
-        let deadline = Instant::now() + self.config.server_start_timeout;
         // There is one server on this machine, and a lock for each address of one. Whoever
         // wants it elsewhere must not move it from under another caller.
-        let _turn = self.turn_to_start(deadline).await?;
+        let _turn = self.turn_to_start().await?;
+        let deadline = Instant::now() + self.config.server_start_timeout;
         if self.answers().await? {
             return Ok(());
         }
@@ -76,8 +74,9 @@ impl Work<'_> {
 
     /// Waits for the turn to start a server on this machine. Without a lock that works,
     /// everybody has it.
-    async fn turn_to_start(&self, deadline: Instant) -> Result<Option<Leadership>, Failure> {
+    async fn turn_to_start(&self) -> Result<Option<Leadership>, Failure> {
         let Some(store) = &self.store else { return Ok(None) };
+        let deadline = Instant::now() + self.config.server_start_timeout;
         loop {
             match store.start_lock.try_lead() {
                 Ok(Some(turn)) => return Ok(Some(turn)),
@@ -101,10 +100,21 @@ impl Work<'_> {
     async fn refuse_to_move(&self) -> Result<(), Failure> {
         let port = self.base().port();
         let Some((last, file)) = lmstudio::last_port() else { return Ok(()) };
-        let Ok(other) = Server::new(BaseUrl::loopback(last), None, GREETING_LIMIT) else { return Ok(()) };
-        let greeting = self.stopper.or(greets(&other)).await;
-        if last == port || !greeting.map_err(|stop| self.interrupted(stop))? {
+        if last == port {
             return Ok(());
+        }
+        let other = Server::new(BaseUrl::loopback(last), None, self.config.probe_timeout);
+        let Ok(other) = other else { return Ok(()) };
+        let reply = self.stopper.or(other.get("lmstudio-greeting")).await;
+        match reply.map_err(|stop| self.interrupted(stop))? {
+            Reply::Answer(answer) if is_greeting(&answer.body) => {}
+            // Nothing is there, or another program.
+            Reply::Refused | Reply::Answer(_) => return Ok(()),
+            Reply::Unreachable(_) | Reply::TimedOut | Reply::Broken(_) => {
+                let why =
+                    format!("whether LM Studio's server still runs on its last port, {last}, is not to be found out");
+                return Err(self.unknown(&why));
+            }
         }
         let reason = format!(
             "LM Studio's server runs on port {last} (from {}), but the base URL says {port} (from {})",
@@ -118,7 +128,8 @@ impl Work<'_> {
 
     /// Starts the server; `None` when it answers, else why not.
     async fn try_start(&self, lms: &Lms, port: u16, deadline: Instant) -> Result<Option<String>, Failure> {
-        match lms.start_server(port).await {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        match lms.start_server(port, remaining).await {
             Ok(()) => {}
             Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
             // Somebody else may have started it at the same moment.

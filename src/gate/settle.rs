@@ -35,8 +35,12 @@ impl Work<'_> {
         };
         // A source that lists an instance from the start of its load cannot tell that it is
         // ready; whoever loads it can.
-        if instance.readiness == Readiness::Untold && self.is_being_loaded(want) {
-            return Ok(None);
+        if instance.readiness == Readiness::Untold {
+            if self.is_being_loaded(want) {
+                return Ok(None);
+            }
+            // A load that failed a moment ago may be listed still.
+            self.replay(want, sight)?;
         }
         let max_context = snapshot.max_context(&want.key);
         if let Some(drift) = drift(instance, &want.options, max_context)

@@ -129,13 +129,23 @@ impl BaseUrl {
     /// A name for files that belong to this server: two spellings of one server share it.
     pub fn slug(&self) -> String {
         let host = if self.is_loopback() { "localhost".to_owned() } else { self.host() };
-        format!("{}-{host}-{}{}", self.root.scheme(), self.port(), self.root.path())
-            .trim_end_matches('/')
-            .chars()
-            .map(|char| if char.is_ascii_alphanumeric() || matches!(char, '.' | '-') { char } else { '_' })
-            .take(150)
-            .collect()
+        let path = self.root.path().trim_end_matches('/');
+        let name = format!("{}-{host}-{}{path}", self.root.scheme(), self.port());
+        // No two paths may share a name: what is remembered of one server is not true of another.
+        let mut slug = String::new();
+        for byte in name.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => slug.push(char::from(byte)),
+                b'/' => slug.push('+'),
+                _ => slug.extend(['=', hex(byte >> 4), hex(byte & 15)]),
+            }
+        }
+        slug
     }
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(u32::from(digit), 16).unwrap_or('0')
 }
 
 /// RFC 6761: `localhost` and every name below it is this machine.
@@ -216,7 +226,7 @@ mod tests {
         let slug = |text: &str| BaseUrl::parse(text).unwrap().slug();
         assert_eq!(slug("http://localhost:1234/v1"), "http-localhost-1234");
         assert_eq!(slug("http://127.0.0.1:1234"), "http-localhost-1234");
-        assert_eq!(slug("https://llm.example/a/b/v1"), "https-llm.example-443_a_b");
+        assert_eq!(slug("https://llm.example/a/b/v1"), "https-llm.example-443+a+b");
     }
 
     proptest! {

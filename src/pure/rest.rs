@@ -58,15 +58,27 @@ pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
     let list_v1 = answer(v1).and_then(|it| parse_v1(&it.body));
     let list_v0 = answer(v0).and_then(|it| parse_v0(&it.body));
     match (list_v1, list_v0) {
-        (Some(mut snapshot), states) => {
-            if let Some(states) = states {
-                confirm(&mut snapshot, &states);
-            }
+        (Some(mut snapshot), Some(states)) => {
+            confirm(&mut snapshot, &states);
+            Reading::Seen(snapshot)
+        }
+        (Some(snapshot), None) if has_no_v0(v0) => Reading::Seen(snapshot),
+        // It has one and did not tell: what is listed may still be loading.
+        (Some(mut snapshot), None) => {
+            confirm(&mut snapshot, &[]);
             Reading::Seen(snapshot)
         }
         (None, Some(entries)) => Reading::Seen(snapshot_of_v0(&entries)),
         (None, None) => read_neither(v1, v0),
     }
+}
+
+/// Whether that server has no `/api/v0`, or keeps it from us for good.
+fn has_no_v0(v0: &Reply) -> bool {
+    answer(v0).is_some_and(|it| {
+        matches!(it.status, 401 | 403 | 404 | 405 | 501)
+            || String::from_utf8_lossy(&it.body).contains("Unexpected endpoint")
+    })
 }
 
 fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
@@ -435,6 +447,7 @@ mod tests {
         #[test]
         fn a_list_that_is_cut_off_is_no_list(cut in 0..V1.len()) {
             let reading = read_lists(&reply(200, &V1[..cut]), &Reply::TimedOut);
+            prop_assert!(!matches!(read_lists(&reply(200, V1), &Reply::TimedOut), Reading::Seen(it) if it.instances.iter().any(|it| it.readiness != Readiness::Contradicted)));
             prop_assert!(!matches!(reading, Reading::Seen(_)));
         }
     }

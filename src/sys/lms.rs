@@ -144,13 +144,14 @@ impl Lms {
         .await
     }
 
-    /// `lms server start --port PORT`. Without the port it would take the last one.
+    /// `lms server start --port PORT`, within `limit` and at most 30 s. Without the port it
+    /// would take the last one.
     ///
     /// # Errors
     /// When it fails by its own account.
-    pub async fn start_server(&self, port: u16) -> Result<(), Problem> {
+    pub async fn start_server(&self, port: u16, limit: Duration) -> Result<(), Problem> {
         let args = ["server", "start", "--port"].map(str::to_owned).into_iter().chain([port.to_string()]);
-        self.expect_success(args.collect(), SERVER_START_LIMIT, |_| {}).await
+        self.expect_success(args.collect(), limit.min(SERVER_START_LIMIT), |_| {}).await
     }
 
     /// `lms daemon up`: wakes LM Studio itself.

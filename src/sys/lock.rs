@@ -50,7 +50,7 @@ impl LockFile {
     /// # Errors
     /// When the file cannot be opened or locking does not work there.
     pub fn try_lead(&self) -> io::Result<Option<Leadership>> {
-        loop {
+        for _ in 0..16 {
             let file = self.open()?;
             match fs2::FileExt::try_lock_exclusive(&file) {
                 Ok(()) if self.still_names(&file)? => return Ok(Some(Leadership { file })),
@@ -60,6 +60,7 @@ impl LockFile {
                 Err(error) => return Err(error),
             }
         }
+        Err(io::Error::other("the lock file is replaced as often as it is locked"))
     }
 
     /// Whether there is no leader right now. Never waits, and holds nothing afterwards.

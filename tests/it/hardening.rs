@@ -133,6 +133,32 @@ fn nothing_is_unloaded_in_vain() {
 }
 
 #[test]
+fn a_copy_that_gets_to_work_while_another_is_unloaded_is_left_alone() {
+    let machine = Machine::new();
+    let copies = [format!("{LLAMA}:2"), format!("{LLAMA}:3")];
+    for copy in &copies {
+        machine.control("load", json!({ "key": LLAMA, "identifier": copy }));
+    }
+    machine.faults(json!([{ "on": "lms unload", "kind": "slow", "ms": 700 }]));
+    let caller = machine.start(&[LLAMA]);
+    until("the first is being unloaded", || machine.lms_calls().iter().any(|it| it.starts_with("unload")));
+    machine.control("busy", json!({ "identifier": copies[1], "busy": true }));
+    caller.end().expect(6).says("is busy").json();
+    assert_eq!(machine.resident(), [copies[1].clone()]);
+}
+
+#[test]
+fn a_running_server_is_not_moved_because_it_is_slow_to_greet() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "slow", "ms": 900 }]));
+    let url = format!("http://127.0.0.1:{}/v1", crate::support::free_port());
+    machine.ensure(&[LLAMA, "--base-url", &url]).expect(3).says("runs on port").json();
+    machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "hang" }]));
+    machine.ensure(&[LLAMA, "--base-url", &url, "--probe-timeout-ms", "300"]).expect(75).json();
+    assert_eq!(machine.events("rest-stop").len(), 0);
+}
+
+#[test]
 fn an_instance_with_an_impossible_name_is_passed_over() {
     let machine = Machine::new();
     let evil = "evil\u{1b}]0;owned\u{7}";

@@ -108,15 +108,28 @@ fn a_variant_is_loaded_over_rest() {
 #[test]
 fn a_copy_that_a_load_over_rest_made_is_undone() {
     let machine = Machine::with(json!({ "holdLoads": true }));
+    machine.faults(json!([{ "on": "load", "kind": "other-id", "identifier": format!("{LLAMA}:2"), "times": 1 }]));
     let caller = machine.start(&[LLAMA, "--loader", "rest"]);
     machine.wait_for_event("load-begin");
-    // Somebody else's load gets the bare name; the simulator names ours when it ends.
-    machine.faults(json!([{ "on": "load", "kind": "other-id", "identifier": format!("{LLAMA}:2") }]));
+    // Somebody else's load wins the bare name meanwhile.
+    machine.preload(LLAMA);
     machine.release();
-    let run = caller.end();
-    let model = run.model();
-    assert!(model["addressable"] == true || model["category"] == "not-addressable", "{model}");
-    assert!(!machine.resident().contains(&format!("{LLAMA}:2")));
+    assert_eq!(caller.end().expect(0).model()["action"], "waited");
+    assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[test]
+fn one_answer_of_v0_that_is_missing_does_not_make_a_loading_model_ready() {
+    for kind in ["status", "garbage", "reset"] {
+        let machine = Machine::with(json!({ "holdLoads": true }));
+        let other = machine.start(&[LLAMA, "--state-dir", machine.path("other").to_str().unwrap()]);
+        machine.wait_for_event("load-begin");
+        machine.faults(json!([{ "on": "GET /api/v0/models", "kind": kind }]));
+        assert_eq!(machine.ensure(&[LLAMA]).expect(75).model()["category"], "unknown-state");
+        machine.faults(json!([]));
+        machine.release();
+        other.end().expect(0).json();
+    }
 }
 
 #[test]

@@ -275,7 +275,9 @@ impl Machine {
 
     pub fn record(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path(".lmstudio/.simulator/record.jsonl")).unwrap_or_default();
-        let record: Vec<Value> = text
+        // The last line may be half written while others append.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let record: Vec<Value> = whole
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
             .collect();
