@@ -10,7 +10,7 @@ import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
 // A model key as `lmswarm ensure` wants it.
-const named = (key) => [key]
+const named = (key) => [`--key=${key}`]
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
 async function server({ client }, options = {}) {

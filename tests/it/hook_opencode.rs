@@ -33,7 +33,10 @@ fn the_plugin_is_installed_once_where_opencode_looks() {
 fn a_project_has_its_own_copy_at_its_root() {
     let machine = Machine::bare();
     let _ = hook(&machine, &["--project"], &[]).expect(0).says("work/inner/.opencode/plugin/lmswarm.js");
-    fs::create_dir_all(machine.path("work/.git")).unwrap();
+    for folder in ["objects", "refs"] {
+        fs::create_dir_all(machine.path("work/.git").join(folder)).unwrap();
+    }
+    machine.write("work/.git/HEAD", "ref: refs/heads/main\n");
     machine.write("bin/git", "");
     let _ = hook(&machine, &["--project"], &[]).expect(0).says("work/.opencode/plugin/lmswarm.js");
 }

@@ -3,7 +3,6 @@
 
 #![expect(unreachable_pub, reason = "nothing leaves a test; pub marks what other modules use")]
 #![expect(clippy::print_stderr, reason = "a test that fails prints the record")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::needless_pass_by_value, reason = "`json!({ … })` reads better without a `&` before it")]
 
 mod config;
