@@ -423,3 +423,12 @@ fn keep_warm_heals_an_eviction_without_the_plugin() {
     let _ = shell(&desk, &line).expect(0);
     assert_eq!((desk.chats(LLAMA), desk.machine.loads(LLAMA)), (2, 2));
 }
+
+#[test]
+fn behind_the_shell_hook_parallel_cold_starts_make_one_load() {
+    let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
+    let turn = "opencode run --title t hello";
+    let line = format!(r#"eval "$(lmswarm hook bash)"; for i in 1 2 3; do {turn} & done; wait"#);
+    let _ = shell(&desk, &line).expect(0);
+    assert_eq!((desk.chats(LLAMA), desk.machine.loads(LLAMA)), (3, 1));
+}
