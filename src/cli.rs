@@ -114,17 +114,9 @@ pub struct RolesArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// How to speak.
+    /// What is configured.
     #[command(flatten)]
-    pub voice: VoiceArgs,
-
-    /// Read this config file [default: ~/.config/lmswarm/config.json]
-    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
-    pub config: Option<PathBuf>,
-
-    /// The options of the configuration.
-    #[command(flatten)]
-    pub options: OptionFlags,
+    pub settings: SettingsArgs,
 }
 
 /// The arguments of every command that gates something.
@@ -142,6 +134,14 @@ pub struct GateArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
 
+    /// What is configured.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// The arguments of every command that reads the configuration.
+#[derive(Debug, Args)]
+pub struct SettingsArgs {
     /// How to speak.
     #[command(flatten)]
     pub voice: VoiceArgs,
@@ -431,7 +431,7 @@ mod tests {
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
         let Request::Ensure(args) = cli.command else { panic!("not `ensure`") };
-        args.gate.options.0
+        args.gate.settings.options.0
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::sys::term::{self, Console};
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs) -> ExitCode {
     let ConfigRequest::Roles(args) = args.command;
-    let console = Console::new(args.voice.quiet, args.voice.color);
+    let console = Console::new(args.settings.voice.quiet, args.settings.voice.color);
     let printed = match roles(&args, console) {
         Ok(report) if args.json => to_json(&report),
         Ok(report) => Ok(report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
@@ -72,7 +72,7 @@ struct RoleReport {
 }
 
 fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, Trouble> {
-    let config = gated::gather(args.config.as_deref(), &args.options, &args.voice, console)?;
+    let config = gated::gather(&args.settings, console)?;
     let sources = opencode::sources(Extent::WithMarkdown).map_err(|reason| Trouble::Config(reason, None))?;
     let catalogue = Catalogue::default();
     let is_known = |model: &str| catalogue.has(model);

@@ -11,7 +11,7 @@ use crate::sys::term::{self, Console};
 /// Runs the command.
 pub(super) async fn run(args: EnsureArgs) -> ExitCode {
     let started = Instant::now();
-    let console = Console::new(args.gate.voice.quiet, args.gate.voice.color);
+    let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
     match gated::ensure(&args.models, &args.gate, console, started).await {
         Ok(gated) => {
             gated.tell(console);

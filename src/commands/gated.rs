@@ -1,11 +1,10 @@
 //! One call of the gate, from what was typed to what to tell: shared by every command that
 //! gates something.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::resolve::{self, Target};
-use crate::cli::{GateArgs, OptionFlags, VoiceArgs};
+use crate::cli::{GateArgs, SettingsArgs};
 use crate::gate::{self, Call, Refusal, Want};
 use crate::pure::config::Config;
 use crate::pure::exit::ExitCode;
@@ -86,15 +85,10 @@ fn failures(outcomes: &[Outcome]) -> Vec<&Failure> {
 }
 
 /// Gathers the configuration, begins to log, and tells what is odd.
-pub(super) fn gather(
-    file: Option<&Path>,
-    options: &OptionFlags,
-    voice: &VoiceArgs,
-    console: Console,
-) -> Result<Config, Trouble> {
-    let Settings { config, warnings } =
-        settings::gather(file, options.0.clone()).map_err(|reason| Trouble::Config(reason, None))?;
-    crate::sys::log::start(voice.verbose, console.color(), config.log_file.clone());
+pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, Trouble> {
+    let Settings { config, warnings } = settings::gather(args.config.as_deref(), args.options.0.clone())
+        .map_err(|reason| Trouble::Config(reason, None))?;
+    crate::sys::log::start(args.voice.verbose, console.color(), config.log_file.clone());
     for warning in &warnings {
         console.warning(warning);
     }
@@ -135,7 +129,7 @@ pub(super) async fn ensure(
     console: Console,
     started: Instant,
 ) -> Result<Gated, Trouble> {
-    let config = gather(gate.config.as_deref(), &gate.options, &gate.voice, console)?;
+    let config = gather(&gate.settings, console)?;
     let resolved = resolve::resolve(models, &gate.key, &config)?;
     for note in &resolved.notes {
         console.note(note);
@@ -163,7 +157,7 @@ pub(super) async fn ensure(
                 wants: &wants,
                 fresh: gate.fresh,
                 timeout: gate.timeout,
-                progress: Progress::new(console, !gate.voice.no_progress, gate.voice.progress_every),
+                progress: Progress::new(console, !gate.settings.voice.no_progress, gate.settings.voice.progress_every),
                 started,
             };
             gate::ensure(&call).await?

@@ -15,7 +15,7 @@ use crate::sys::term::Console;
 /// Runs the command.
 pub(super) async fn run(args: RunArgs) -> ExitCode {
     let started = Instant::now();
-    let console = Console::new(args.gate.voice.quiet, args.gate.voice.color);
+    let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
     let after_dashes = stand_behind_dashes(&args.words);
     let line = match split(args.words, after_dashes) {
         Ok(line) => line,
@@ -99,7 +99,7 @@ async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Du
 
 /// One more call of the gate, without a word: the terminal is the command's.
 async fn round(models: &[String], gate: &GateArgs) -> Vec<String> {
-    let silent = Console::new(true, gate.voice.color);
+    let silent = Console::new(true, gate.settings.voice.color);
     match gated::ensure(models, gate, silent, Instant::now()).await {
         Ok(gated) => gated.reasons(),
         Err(trouble) => vec![trouble.told().1],
