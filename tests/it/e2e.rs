@@ -427,8 +427,10 @@ fn keep_warm_heals_an_eviction_without_the_plugin() {
 #[test]
 fn behind_the_shell_hook_parallel_cold_starts_make_one_load() {
     let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
-    let turn = "opencode run --title t hello";
-    let line = format!(r#"eval "$(lmswarm hook bash)"; for i in 1 2 3; do {turn} & done; wait"#);
-    let _ = shell(&desk, &line).expect(0);
+    // Each has its own history: two that create the same one at once fail in opencode itself.
+    let line = r#"eval "$(lmswarm hook bash)"
+        for i in 1 2 3; do XDG_DATA_HOME=$HOME/data$i opencode run --title t hello & all+=($!); done
+        for one in "${all[@]}"; do wait "$one" || exit; done"#;
+    let _ = shell(&desk, line).expect(0);
     assert_eq!((desk.chats(LLAMA), desk.machine.loads(LLAMA)), (3, 1));
 }
