@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{NonEmptyStringValueParser, Str, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, Resettable, Str, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
@@ -28,11 +28,11 @@ pub struct Cli {
 pub enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
-    Ensure(EnsureArgs),
+    Ensure(Deferred<EnsureArgs>),
 
     /// Make sure that models are addressable, then become COMMAND
     #[command(long_about = RUN_ABOUT, after_help = RUN_EXIT_CODES, override_usage = RUN_USAGE)]
-    Run(RunArgs),
+    Run(Deferred<RunArgs>),
 
     /// Print what puts the gate before opencode, or before another command
     #[command(long_about = HOOK_ABOUT)]
@@ -44,6 +44,35 @@ pub enum Request {
 
     /// Show what was made of the configuration
     Config(ConfigArgs),
+}
+
+/// Arguments that are built only when their command was typed: clap would build every option
+/// for each of the commands that has them, at every call of one.
+#[derive(Debug)]
+pub struct Deferred<T>(pub T);
+
+impl<T: Args> Args for Deferred<T> {
+    fn augment_args(command: Command) -> Command {
+        command.defer(|command| {
+            // They are there already, and what stands above the arguments is not for users.
+            let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
+            T::augment_args(command).about(Resettable::from(about)).long_about(Resettable::from(long_about))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 const ENSURE_ABOUT: &str = "\
@@ -97,7 +126,7 @@ pub struct ConfigArgs {
 pub enum ConfigRequest {
     /// Show which model each role of opencode is here, and which file says so
     #[command(long_about = ROLES_ABOUT)]
-    Roles(RolesArgs),
+    Roles(Deferred<RolesArgs>),
 }
 
 const ROLES_ABOUT: &str = "\
@@ -204,7 +233,7 @@ impl Args for OptionFlags {
 fn flag(spec: &'static Spec) -> Arg {
     let arg = Arg::new(spec.key)
         .long(spec.flag)
-        .help(format!("{} [default: {}]", spec.help, spec.default))
+        .help(spec.help)
         .help_heading("Configuration")
         .value_name(value_name(spec.kind))
         .value_parser(NonEmptyStringValueParser::new().try_map(|text| {
@@ -430,7 +459,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
-        let Request::Ensure(args) = cli.command else { panic!("not `ensure`") };
+        let Request::Ensure(Deferred(args)) = cli.command else { panic!("not `ensure`") };
         args.gate.settings.options.0
     }
 
@@ -449,7 +478,7 @@ mod tests {
 
     fn words(args: &[&str]) -> Vec<String> {
         let cli = Cli::try_parse_from(["lmswarm", "run"].iter().chain(args)).unwrap();
-        let Request::Run(args) = cli.command else { panic!("not `run`") };
+        let Request::Run(Deferred(args)) = cli.command else { panic!("not `run`") };
         args.words.into_iter().map(|it| it.into_string().unwrap()).collect()
     }
 

@@ -47,7 +47,8 @@ async fn keys() -> Option<Vec<String>> {
 
 /// The flags of `ensure` and `run` that are followed by a value of their own.
 fn flags_with_value() -> Vec<String> {
-    let cli = Cli::command();
+    let mut cli = Cli::command();
+    cli.build();
     let gates = cli.get_subcommands().filter(|it| ["ensure", "run"].contains(&it.get_name()));
     let flags = gates
         .flat_map(clap::Command::get_arguments)

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::gated::{self, Trouble};
 use super::resolve::Resolver;
-use crate::cli::{ConfigArgs, ConfigRequest, RolesArgs};
+use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
 use crate::pure::exit::ExitCode;
 use crate::pure::report::Report;
 use crate::pure::roles::{Role, Roles};
@@ -14,7 +14,7 @@ use crate::sys::term::{self, Console};
 
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs) -> ExitCode {
-    let ConfigRequest::Roles(args) = args.command;
+    let ConfigRequest::Roles(Deferred(args)) = args.command;
     let console = Console::new(args.settings.voice.quiet, args.settings.voice.color);
     let printed = match roles(&args, console) {
         Ok(report) if args.json => to_json(&report),

@@ -9,7 +9,7 @@ mod hook_opencode;
 mod resolve;
 mod run;
 
-use crate::cli::{Cli, Request};
+use crate::cli::{Cli, Deferred, Request};
 use crate::pure::exit::ExitCode;
 use crate::sys::term::Console;
 
@@ -24,8 +24,8 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let exit = match cli.command {
-        Request::Ensure(args) => runtime.block_on(ensure::run(args)),
-        Request::Run(args) => runtime.block_on(run::run(args)),
+        Request::Ensure(Deferred(args)) => runtime.block_on(ensure::run(args)),
+        Request::Run(Deferred(args)) => runtime.block_on(run::run(args)),
         Request::Hook(args) => hook::run(args),
         Request::Completions(args) => runtime.block_on(completions::run(args)),
         Request::Config(args) => config::run(args),

@@ -47,9 +47,7 @@ pub struct Spec {
     pub flag: &'static str,
     /// The type.
     pub kind: Kind,
-    /// The default, in words.
-    pub default: &'static str,
-    /// One line of help.
+    /// One line of help, with the default.
     pub help: &'static str,
 }
 
@@ -57,6 +55,13 @@ impl Spec {
     /// The environment variable.
     pub fn variable(&self) -> String {
         format!("LMSWARM_{}", self.flag.replace('-', "_").to_uppercase())
+    }
+
+    /// The option that this environment variable is for.
+    pub fn of_variable(name: &str) -> Option<&'static Self> {
+        let flag = name.strip_prefix("LMSWARM_")?.to_lowercase().replace('_', "-");
+        let spec = OPTIONS.iter().find(|spec| spec.flag == flag)?;
+        (!spec.is_for_file_alone() && spec.variable() == name).then_some(spec)
     }
 
     /// Whether the option can be given on the command line and in the environment.
@@ -75,199 +80,172 @@ pub const OPTIONS: &[Spec] = &[
         key: "baseURL",
         flag: "base-url",
         kind: Kind::Url,
-        default: "opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1",
-        help: "Address of the LM Studio server",
+        help: "Address of the LM Studio server \
+            [default: opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1]",
     },
     Spec {
         key: "apiTokenEnv",
         flag: "api-token-env",
         kind: Kind::VariableName,
-        default: "LM_API_TOKEN",
-        help: "Name of the environment variable that holds the API token",
+        help: "Name of the environment variable that holds the API token [default: LM_API_TOKEN]",
     },
     Spec {
         key: "providers",
         flag: "providers",
         kind: Kind::List,
-        default: "lmstudio",
-        help: "opencode provider ids that are LM Studio; `PROVIDER/KEY` then means KEY",
+        help: "opencode provider ids that are LM Studio; `PROVIDER/KEY` then means KEY [default: lmstudio]",
     },
     Spec {
         key: "contextLength",
         flag: "context-length",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "0",
-        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio",
+        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio [default: 0]",
     },
     Spec {
         key: "ttlSeconds",
         flag: "ttl-seconds",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "0",
-        help: "Let LM Studio unload the model after this many idle seconds; 0 means never",
+        help: "Let LM Studio unload the model after this many idle seconds; 0 means never [default: 0]",
     },
     Spec {
         key: "parallel",
         flag: "parallel",
         kind: Kind::Whole(0, 1024),
-        default: "0",
-        help: "Requests the model serves at once; 0 leaves it to LM Studio",
+        help: "Requests the model serves at once; 0 leaves it to LM Studio [default: 0]",
     },
     Spec {
         key: "gpu",
         flag: "gpu",
         kind: Kind::Gpu,
-        default: "unset",
-        help: "Share of the model to put on the GPU: off, max, or 0 to 1",
+        help: "Share of the model to put on the GPU: off, max, or 0 to 1 [default: unset]",
     },
     Spec {
         key: "perModel",
         flag: "per-model",
         kind: Kind::PerModel,
-        default: "none",
-        help: "The four options above by model key (config file only)",
+        help: "The four options above by model key (config file only) [default: none]",
     },
     Spec {
         key: "failMode",
         flag: "fail-mode",
         kind: Kind::Choice(&["closed", "hybrid", "open"]),
-        default: "hybrid",
-        help: "What blocks a gated request: any failure, confirmed ones, or none",
+        help: "What blocks a gated request: any failure, confirmed ones, or none [default: hybrid]",
     },
     Spec {
         key: "onMismatch",
         flag: "on-mismatch",
         kind: Kind::Choice(&["reload", "fail", "ignore"]),
-        default: "reload",
-        help: "What to do about drift: less context resident than asked for",
+        help: "What to do about drift: less context resident than asked for [default: reload]",
     },
     Spec {
         key: "reconcileDuplicates",
         flag: "reconcile-duplicates",
         kind: Kind::Switch,
-        default: "true",
-        help: "Unload idle `KEY:2` copies when KEY itself is not resident",
+        help: "Unload idle `KEY:2` copies when KEY itself is not resident [default: true]",
     },
     Spec {
         key: "autoDownload",
         flag: "auto-download",
         kind: Kind::Switch,
-        default: "false",
-        help: "Download a model that is not there; --download is the same",
+        help: "Download a model that is not there; --download is the same [default: false]",
     },
     Spec {
         key: "loader",
         flag: "loader",
         kind: Kind::Choice(&["auto", "lms", "rest"]),
-        default: "auto",
-        help: "How to load: with the lms command, over REST, or what is at hand",
+        help: "How to load: with the lms command, over REST, or what is at hand [default: auto]",
     },
     Spec {
         key: "device",
         flag: "device",
         kind: Kind::Choice(&["local-first", "preferred"]),
-        default: "local-first",
-        help: "Where to load with LM Link: here if downloaded here, or as LM Link prefers",
+        help: "Where to load with LM Link: here if downloaded here, or as LM Link prefers [default: local-first]",
     },
     Spec {
         key: "lmsPath",
         flag: "lms-path",
         kind: Kind::Path,
-        default: "lms on PATH, else in LM Studio's home",
-        help: "The lms program",
+        help: "The lms program [default: lms on PATH, else in LM Studio's home]",
     },
     Spec {
         key: "launchAppFallback",
         flag: "launch-app-fallback",
         kind: Kind::Switch,
-        default: "true",
-        help: "Wake LM Studio when its server cannot be started otherwise",
+        help: "Wake LM Studio when its server cannot be started otherwise [default: true]",
     },
     Spec {
         key: "evictOnPressure",
         flag: "evict-on-pressure",
         kind: Kind::Switch,
-        default: "false",
-        help: "Unload idle models, least recently used first, when memory is short",
+        help: "Unload idle models, least recently used first, when memory is short [default: false]",
     },
     Spec {
         key: "ramBudgetMB",
         flag: "ram-budget-mb",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "0",
-        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory",
+        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory [default: 0]",
     },
     Spec {
         key: "evictHeadroomMB",
         flag: "evict-headroom-mb",
         kind: Kind::Whole(0, MAX_COUNT),
-        default: "4096",
-        help: "Added to the size on disk where LM Studio gives no estimate, in MiB",
+        help: "Added to the size on disk where LM Studio gives no estimate, in MiB [default: 4096]",
     },
     Spec {
         key: "evictProtect",
         flag: "evict-protect",
         kind: Kind::List,
-        default: "none",
-        help: "Model keys or identifiers that are never unloaded to make room",
+        help: "Model keys or identifiers that are never unloaded to make room [default: none]",
     },
     Spec {
         key: "evictMaxVictims",
         flag: "evict-max-victims",
         kind: Kind::Whole(0, 1024),
-        default: "8",
-        help: "Most models unloaded for one load; 0 means no limit",
+        help: "Most models unloaded for one load; 0 means no limit [default: 8]",
     },
     Spec {
         key: "probeTimeoutMs",
         flag: "probe-timeout-ms",
         kind: Kind::Whole(1, MAX_MS),
-        default: "2500",
-        help: "Longest wait for an answer to one probe",
+        help: "Longest wait for an answer to one probe [default: 2500]",
     },
     Spec {
         key: "loadTimeoutMs",
         flag: "load-timeout-ms",
         kind: Kind::Whole(1, MAX_MS),
-        default: "900000",
-        help: "Longest wait for one load",
+        help: "Longest wait for one load [default: 900000]",
     },
     Spec {
         key: "serverStartTimeoutMs",
         flag: "server-start-timeout-ms",
         kind: Kind::Whole(1, MAX_MS),
-        default: "90000",
-        help: "Longest wait for the server to start",
+        help: "Longest wait for the server to start [default: 90000]",
     },
     Spec {
         key: "lockWaitTimeoutMs",
         flag: "lock-wait-timeout-ms",
         kind: Kind::Whole(0, MAX_MS),
-        default: "1200000",
-        help: "Longest wait for another lmswarm that is loading",
+        help: "Longest wait for another lmswarm that is loading [default: 1200000]",
     },
     Spec {
         key: "retryCooldownMs",
         flag: "retry-cooldown-ms",
         kind: Kind::Whole(0, MAX_MS),
-        default: "60000",
-        help: "How long a failed load, download or server start is not tried again",
+        help: "How long a failed load, download or server start is not tried again [default: 60000]",
     },
     Spec {
         key: "verifyCacheMs",
         flag: "verify-cache-ms",
         kind: Kind::AutoOrWhole(0, MAX_MS),
-        default: "auto",
-        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST",
+        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST [default: auto]",
     },
     Spec {
         key: "stateDir",
         flag: "state-dir",
         kind: Kind::Path,
-        default: "~/.cache/lmswarm",
-        help: "Folder for the lock, recent failures and load times",
+        help: "Folder for the lock, recent failures and load times [default: ~/.cache/lmswarm]",
     },
-    Spec { key: "logFile", flag: "log-file", kind: Kind::Path, default: "none", help: "Append a log to this file" },
+    Spec { key: "logFile", flag: "log-file", kind: Kind::Path, help: "Append a log to this file [default: none]" },
 ];
 
 /// Where a value came from, for messages.
@@ -447,6 +425,12 @@ mod tests {
             assert_eq!(spec.flag, kebab(spec.key));
         }
         assert_eq!(spec("baseURL").unwrap().variable(), "LMSWARM_BASE_URL");
+        for spec in OPTIONS {
+            let found = Spec::of_variable(&spec.variable()).map(|it| it.key);
+            assert_eq!(found, (!spec.is_for_file_alone()).then_some(spec.key));
+        }
+        assert!(Spec::of_variable("LMSWARM_base_url").is_none());
+        assert!(Spec::of_variable("LMSWARM_BASE-URL").is_none());
         assert_eq!(spec("ramBudgetMB").unwrap().variable(), "LMSWARM_RAM_BUDGET_MB");
     }
 

@@ -29,13 +29,13 @@ pub struct Settings {
 /// A sentence for exit code 78: what is wrong, where, and what is allowed.
 pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
     let ConfigFile { layer, warnings } = read_user_file(file)?;
-    let call = read_environment()?.under(flags);
-    let mut config = Config::from_layer(&layer.under(call));
+    let (environment, odd) = read_environment()?;
+    let mut config = Config::from_layer(&layer.under(environment.under(flags)));
     // A flag or a variable may be relative to where the call is made.
     for path in [&mut config.lms_path, &mut config.state_dir, &mut config.log_file].into_iter().flatten() {
         *path = std::path::absolute(&*path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(Settings { config, warnings: [warnings, unknown_variables()].concat() })
+    Ok(Settings { config, warnings: [warnings, odd].concat() })
 }
 
 /// The file that was named must be there; the ones in their usual places need not.
@@ -71,37 +71,37 @@ fn read_file(path: &Path, dialect: Dialect) -> Result<Option<ConfigFile>, String
     parse_file(&text, &shown, dialect, paths::home().as_deref()).map(Some)
 }
 
-fn read_environment() -> Result<Layer, String> {
+/// The options of the environment, and what is odd about it.
+fn read_environment() -> Result<(Layer, Vec<String>), String> {
     let mut layer = Layer::default();
+    let mut warnings = Vec::new();
     let home = paths::home();
-    for spec in OPTIONS.iter().filter(|spec| !spec.is_for_file_alone()) {
-        let name = spec.variable();
+    for (name, text) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|it| it.starts_with("LMSWARM_") && *it != "LMSWARM_CONFIG") else {
+            continue;
+        };
+        let Some(spec) = Spec::of_variable(name) else {
+            warnings.push(unknown_variable(name));
+            continue;
+        };
         // Empty counts as unset: it is how a shell takes a variable back for one command.
-        let Some(text) = std::env::var_os(&name).filter(|it| !it.is_empty()) else { continue };
+        if text.is_empty() {
+            continue;
+        }
         let text = text.to_str().ok_or_else(|| format!("{name}: is not UTF-8 text"))?;
-        let value = spec.kind.read(text, home.as_deref()).map_err(|why| complaint(&name, text, &why))?;
-        layer.put(spec.key, value, Origin::Variable(name));
+        let value = spec.kind.read(text, home.as_deref()).map_err(|why| complaint(name, text, &why))?;
+        layer.put(spec.key, value, Origin::Variable(name.to_owned()));
     }
-    Ok(layer)
+    Ok((layer, warnings))
 }
 
-/// Variables that look like options and are none: a misspelt one should not pass silently.
-fn unknown_variables() -> Vec<String> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let suspects: Vec<String> = names.filter(|name| name.starts_with("LMSWARM_")).collect();
-    if suspects.is_empty() {
-        return Vec::new();
-    }
-    let known: Vec<String> = OPTIONS.iter().map(Spec::variable).chain(["LMSWARM_CONFIG".to_owned()]).collect();
-    suspects
-        .into_iter()
-        .filter(|name| !known.contains(name))
-        .map(|name| {
-            let near = similar(&name, known.iter().map(String::as_str));
-            let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            format!("the variable `{name}` means nothing to lmswarm{meant}")
-        })
-        .collect()
+/// It looks like an option and is none: a misspelt one should not pass silently.
+fn unknown_variable(name: &str) -> String {
+    let options = OPTIONS.iter().filter(|spec| !spec.is_for_file_alone());
+    let known: Vec<String> = options.map(Spec::variable).chain(["LMSWARM_CONFIG".to_owned()]).collect();
+    let near = similar(name, known.iter().map(String::as_str));
+    let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    format!("the variable `{name}` means nothing to lmswarm{meant}")
 }
 
 /// The server's address.
