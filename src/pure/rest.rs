@@ -55,8 +55,9 @@ pub enum Reading {
 
 /// Puts the answers of `GET /api/v1/models` and `GET /api/v0/models` together.
 pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
-    let list_v1 = answer(v1).and_then(|it| parse_v1(&it.body));
-    let list_v0 = answer(v0).and_then(|it| parse_v0(&it.body));
+    let texts = [v1, v0].map(|reply| answer(reply).map(|it| text(&it.body)));
+    let list_v1 = texts[0].as_deref().and_then(parse_v1);
+    let list_v0 = texts[1].as_deref().and_then(parse_v0);
     match (list_v1, list_v0) {
         (Some(mut snapshot), Some(states)) => {
             confirm(&mut snapshot, &states);
@@ -118,8 +119,7 @@ fn answer_status(reply: &Reply) -> Option<u16> {
 /// LM Studio's own 401. Another program on the port may well answer 401, too.
 fn is_token_error(answer: &Answer) -> bool {
     answer.status == 401
-        && serde_json::from_slice::<Json>(without_bom(&answer.body))
-            .is_ok_and(|it| it["error"]["code"] == "invalid_api_key")
+        && serde_json::from_str::<Json>(&text(&answer.body)).is_ok_and(|it| it["error"]["code"] == "invalid_api_key")
 }
 
 /// Names what answered: `status 200, nginx, text/html: "<html>…"`.
@@ -157,8 +157,8 @@ struct V1Instance {
 
 /// `None` unless the body is the list: an object with `models`, each with `key` and
 /// `loaded_instances`. What else is missing or mistyped is merely not told.
-fn parse_v1(body: &[u8]) -> Option<Snapshot> {
-    let list: V1List<'_> = serde_json::from_slice(without_bom(body)).ok()?;
+fn parse_v1(text: &str) -> Option<Snapshot> {
+    let list: V1List<'_> = serde_json::from_str(text).ok()?;
     let mut instances = Vec::new();
     let mut downloaded = Vec::with_capacity(list.models.len());
     for model in list.models {
@@ -188,14 +188,17 @@ fn parse_v1(body: &[u8]) -> Option<Snapshot> {
 }
 
 #[derive(Deserialize)]
-struct V0List {
-    data: Vec<V0Model>,
+struct V0List<'a> {
+    #[serde(borrow)]
+    data: Vec<V0Model<'a>>,
 }
 
 #[derive(Deserialize)]
-struct V0Model {
-    id: String,
-    state: String,
+struct V0Model<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    state: Cow<'a, str>,
     #[serde(default, deserialize_with = "lenient_number")]
     loaded_context_length: Option<u64>,
     #[serde(default, deserialize_with = "lenient_number")]
@@ -203,14 +206,14 @@ struct V0Model {
 }
 
 /// `None` unless the body is the list: `data`, each with `id` and `state`.
-fn parse_v0(body: &[u8]) -> Option<Vec<V0Model>> {
-    serde_json::from_slice::<V0List>(without_bom(body)).ok().map(|list| list.data)
+fn parse_v0(text: &str) -> Option<Vec<V0Model<'_>>> {
+    serde_json::from_str::<V0List<'_>>(text).ok().map(|list| list.data)
 }
 
 /// Only v0 tells whether an instance is ready, so it has a say in each one of v1.
-fn confirm(snapshot: &mut Snapshot, states: &[V0Model]) {
+fn confirm(snapshot: &mut Snapshot, states: &[V0Model<'_>]) {
     for instance in &mut snapshot.instances {
-        let state = states.iter().find(|it| it.id == instance.identifier).map(|it| it.state.as_str());
+        let state = states.iter().find(|it| it.id == instance.identifier).map(|it| &*it.state);
         instance.readiness = match state {
             Some("loaded") => Readiness::Ready,
             Some("loading") => Readiness::Loading,
@@ -221,7 +224,7 @@ fn confirm(snapshot: &mut Snapshot, states: &[V0Model]) {
         if snapshot.instances.iter().any(|it| it.identifier == model.id) {
             continue;
         }
-        let readiness = match model.state.as_str() {
+        let readiness = match &*model.state {
             "loading" => Readiness::Loading,
             "loaded" => Readiness::Contradicted,
             _ => continue,
@@ -232,10 +235,10 @@ fn confirm(snapshot: &mut Snapshot, states: &[V0Model]) {
 
 /// A server without `/api/v1`. The list holds all downloaded models or only the loaded
 /// ones, depending on a setting, so it does not tell what is downloaded.
-fn snapshot_of_v0(entries: &[V0Model]) -> Snapshot {
+fn snapshot_of_v0(entries: &[V0Model<'_>]) -> Snapshot {
     let instances = entries
         .iter()
-        .filter_map(|model| match model.state.as_str() {
+        .filter_map(|model| match &*model.state {
             "loaded" => Some(instance_of_v0(model, Readiness::Ready)),
             "loading" => Some(instance_of_v0(model, Readiness::Loading)),
             _ => None,
@@ -244,9 +247,9 @@ fn snapshot_of_v0(entries: &[V0Model]) -> Snapshot {
     Snapshot { source: Source::RestV0, instances, downloaded: None }
 }
 
-fn instance_of_v0(model: &V0Model, readiness: Readiness) -> Instance {
+fn instance_of_v0(model: &V0Model<'_>, readiness: Readiness) -> Instance {
     Instance {
-        identifier: model.id.clone(),
+        identifier: model.id.to_string(),
         model_key: None,
         readiness,
         context_length: model.loaded_context_length,
@@ -261,7 +264,7 @@ fn instance_of_v0(model: &V0Model, readiness: Readiness) -> Instance {
 
 /// Whether an answer to `GET /lmstudio-greeting` is LM Studio's.
 pub fn is_greeting(body: &[u8]) -> bool {
-    serde_json::from_slice::<Json>(without_bom(body)).is_ok_and(|it| it["lmstudio"] == Json::Bool(true))
+    serde_json::from_str::<Json>(&text(body)).is_ok_and(|it| it["lmstudio"] == Json::Bool(true))
 }
 
 /// What a management request (`/api/v1/models/…`) came to.
@@ -292,7 +295,7 @@ pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
     if matches!(answer.status, 401 | 403) {
         return Managed::Unauthorized;
     }
-    let Ok(json) = serde_json::from_slice::<Json>(without_bom(&answer.body)) else {
+    let Ok(json) = serde_json::from_str::<Json>(&text(&answer.body)) else {
         return Managed::Unclear(describe(answer));
     };
     if answer.status < 300 && json.get(wanted).is_some() {
@@ -309,8 +312,11 @@ pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
     }
 }
 
-fn without_bom(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+/// The body without a byte order mark. Bytes that are no UTF-8 spoil the name they stand in,
+/// not the whole list.
+fn text(body: &[u8]) -> Cow<'_, str> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed)
 }
 
 /// A number, or nothing where there is something else: no reason to distrust the rest.
@@ -320,7 +326,13 @@ fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u
 
 fn lenient_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(match Json::deserialize(deserializer)? {
-        Json::Array(items) => items.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect(),
+        Json::Array(items) => items
+            .into_iter()
+            .filter_map(|it| match it {
+                Json::String(text) => Some(text),
+                _ => None,
+            })
+            .collect(),
         _ => Vec::new(),
     })
 }
