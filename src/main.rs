@@ -1,11 +1,13 @@
 //! Parse, run, exit.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use lmswarm::cli::Cli;
 use lmswarm::commands;
 
 fn main() -> ExitCode {
-    ExitCode::from(commands::run(Cli::parse()).number())
+    let started = Instant::now();
+    ExitCode::from(commands::run(Cli::parse(), started).number())
 }

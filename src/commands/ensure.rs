@@ -9,11 +9,11 @@ use crate::pure::report::Report;
 use crate::sys::term::{self, Console};
 
 /// Runs the command.
-pub(super) async fn run(args: EnsureArgs) -> ExitCode {
-    let started = Instant::now();
+pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
     let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
     match gated::ensure(&args.models, &args.gate, console, started).await {
         Ok(gated) => {
+            let _step = tracing::trace_span!("report").entered();
             gated.tell(console);
             if args.json {
                 print_json(console, &gated.report());

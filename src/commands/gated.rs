@@ -129,8 +129,11 @@ pub(super) async fn ensure(
     console: Console,
     started: Instant,
 ) -> Result<Gated, Trouble> {
+    let gathering = Instant::now();
     let config = gather(&gate.settings, console)?;
-    let resolved = resolve::resolve(models, &gate.key, &config)?;
+    // These steps were over before there was a log.
+    tracing::trace!(arguments = ?gathering - started, configuration = ?gathering.elapsed(), "began");
+    let resolved = tracing::trace_span!("resolve").in_scope(|| resolve::resolve(models, &gate.key, &config))?;
     for note in &resolved.notes {
         console.note(note);
     }

@@ -9,12 +9,14 @@ mod hook_opencode;
 mod resolve;
 mod run;
 
+use std::time::Instant;
+
 use crate::cli::{Cli, Deferred, Request};
 use crate::pure::exit::ExitCode;
 use crate::sys::term::Console;
 
-/// Runs the command.
-pub fn run(cli: Cli) -> ExitCode {
+/// Runs the command of a process that began at `started`.
+pub fn run(cli: Cli, started: Instant) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -24,8 +26,8 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     };
     let exit = match cli.command {
-        Request::Ensure(Deferred(args)) => runtime.block_on(ensure::run(args)),
-        Request::Run(Deferred(args)) => runtime.block_on(run::run(args)),
+        Request::Ensure(Deferred(args)) => runtime.block_on(ensure::run(args, started)),
+        Request::Run(Deferred(args)) => runtime.block_on(run::run(args, started)),
         Request::Hook(args) => hook::run(args),
         Request::Completions(args) => runtime.block_on(completions::run(args)),
         Request::Config(args) => config::run(args),

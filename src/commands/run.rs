@@ -13,8 +13,7 @@ use crate::sys::exec::{NoProgram, Program, Running};
 use crate::sys::term::Console;
 
 /// Runs the command.
-pub(super) async fn run(args: RunArgs) -> ExitCode {
-    let started = Instant::now();
+pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {
     let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
     let after_dashes = stand_behind_dashes(&args.words);
     let line = match split(args.words, after_dashes) {

@@ -66,7 +66,7 @@ pub(super) fn listen(call: &Call<'_>) -> Stopper {
 pub(super) async fn probe(call: &Call<'_>) -> Probe {
     let asking = async {
         let (v1, v0) = call.server.lists().await;
-        read_lists(&v1, &v0)
+        tracing::trace_span!("read").in_scope(|| read_lists(&v1, &v0))
     };
     tokio::pin!(asking);
     let quick = call.timeout.map_or(WARM, |limit| limit.min(WARM));

@@ -15,6 +15,8 @@ mod wait;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use tracing::Instrument;
+
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::Config;
 use crate::pure::failure::{Category, Failure};
@@ -81,7 +83,7 @@ pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
     if let Some(outcomes) = look::cached_outcomes(call)? {
         return Ok(outcomes);
     }
-    let mut first = look::probe(call).await;
+    let mut first = look::probe(call).instrument(tracing::trace_span!("probe")).await;
     let warm: Vec<Option<Outcome>> = call.wants.iter().map(|want| warm_outcome(call, want, &first)).collect();
     let outcomes = match warm.iter().cloned().collect() {
         Some(outcomes) => outcomes,

@@ -51,6 +51,7 @@ impl Server {
     /// # Errors
     /// When an `https` address is given and the system's certificates cannot be loaded.
     pub fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> anyhow::Result<Self> {
+        let _step = tracing::trace_span!("client").entered();
         let mut builder = Client::builder()
             .user_agent(concat!("lmswarm/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -23,7 +24,12 @@ pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
         return;
     }
     let to_stderr = (verbose > 0).then(|| {
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(color).with_filter(OwnEvents(level))
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(color)
+            // How long each step took.
+            .with_span_events(FmtSpan::CLOSE)
+            .with_filter(OwnEvents(level))
     });
     let to_file = file.map(|path| {
         // Warm calls log at debug, so that they write nothing here.
