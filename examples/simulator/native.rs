@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::{Config, Model, now_ms};
 use crate::engine::{App, By, Instance, Phase, Refusal};
 use crate::load::{LoadRequest, find};
-use crate::openai::ids;
+use crate::openai::{List, ids};
 use crate::reply;
 
 #[derive(Serialize)]
@@ -34,21 +34,19 @@ fn format_name(model: &Model) -> &'static str {
     if model.head.format == "gguf" { "gguf" } else { "mlx" }
 }
 
-/// Calls `use_it` with the v0 view of an id, if it is one.
-fn with_v0<T>(app: &App, config: &Config, id: &str, use_it: impl FnOnce(&V0Model<'_>) -> T) -> Option<T> {
-    let instances = app.instances();
+/// The v0 view of an id, if it is one.
+fn v0<'a>(instances: &'a [Instance], downloaded: &'a [Model], config: &Config, id: &'a str) -> Option<V0Model<'a>> {
     let instance = instances.iter().find(|instance| instance.identifier == id && instance.listed(config));
-    let downloaded = if instance.is_none() { app.downloaded() } else { Vec::new() };
     let model = match instance {
         Some(instance) => &instance.model,
-        None => find(&downloaded, id, None)?.0,
+        None => find(downloaded, id, None)?.0,
     };
     let state = match instance {
         None => "not-loaded",
         Some(instance) if instance.loading() => "loading",
         Some(_) => "loaded",
     };
-    Some(use_it(&V0Model {
+    Some(V0Model {
         id,
         object: "model",
         r#type: match (model.is_embedding(), model.tail.vision) {
@@ -63,24 +61,23 @@ fn with_v0<T>(app: &App, config: &Config, id: &str, use_it: impl FnOnce(&V0Model
         state,
         max_context_length: model.tail.max_context_length,
         loaded_context_length: instance.filter(|_| state == "loaded").map(|instance| instance.context_length),
-    }))
+    })
 }
 
 /// `GET /api/v0/models`
 pub fn v0_models(app: &App, config: &Config) -> Response {
     let ids = ids(app, config);
-    let text = |model: &V0Model<'_>| serde_json::to_string(model).unwrap_or_default();
-    let models: Vec<String> = ids.iter().filter_map(|id| with_v0(app, config, id, text)).collect();
-    let body = format!(r#"{{"data":[{}],"object":"list"}}"#, models.join(","));
-    reply::typed(StatusCode::OK, "application/json; charset=utf-8", body)
+    let (instances, downloaded) = (app.instances(), app.downloaded());
+    let data: Vec<V0Model<'_>> = ids.iter().filter_map(|id| v0(&instances, &downloaded, config, id)).collect();
+    reply::json(&List { data, object: "list" })
 }
 
 /// `GET /api/v0/models/{id}`. [open] what an unknown id gets.
 pub fn v0_model(app: &App, config: &Config, id: &str) -> Response {
-    with_v0(app, config, id, |model| reply::json(model)).unwrap_or_else(|| {
-        let body = json!({ "error": format!("Model \"{id}\" not found") });
-        reply::json_status(StatusCode::NOT_FOUND, &body)
-    })
+    if let Some(model) = v0(&app.instances(), &app.downloaded(), config, id) {
+        return reply::json(&model);
+    }
+    reply::json_status(StatusCode::NOT_FOUND, &json!({ "error": format!("Model \"{id}\" not found") }))
 }
 
 #[derive(Serialize)]

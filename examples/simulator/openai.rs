@@ -26,10 +26,13 @@ struct Entry<'a> {
     owned_by: &'static str,
 }
 
+/// A list as OpenAI's API has it.
 #[derive(Serialize)]
-struct List<T> {
-    data: Vec<T>,
-    object: &'static str,
+pub struct List<T> {
+    /// What is listed.
+    pub data: Vec<T>,
+    /// Always `list`.
+    pub object: &'static str,
 }
 
 /// The ids of the lists of `/v1` and `/api/v0`: instances first, then, with just-in-time loading, every key that is not
