@@ -386,7 +386,7 @@ fn find_lms(call: &Call<'_>, stopper: &Stopper) -> Result<Lms, String> {
         Found::Program(_) if !base.is_loopback() && call.server.has_token() => {
             Err(format!("`lms` cannot show {base} a token"))
         }
-        Found::Program(program) => Ok(Lms::new(program, base, stopper.clone())),
+        Found::Program(program) => Ok(Lms::new(program, base, &call.config.api_token_env, stopper.clone())),
     }
 }
 

@@ -163,7 +163,8 @@ impl Work<'_> {
             // The desktop application, in the background.
             let args = ["-ga", "LM Studio"].map(str::to_owned);
             let open = "/usr/bin/open".as_ref();
-            if crate::sys::process::run(open, &args, remaining, &self.stopper, |_| {}).await.succeeded() {
+            let secrets = std::slice::from_ref(&self.config.api_token_env);
+            if crate::sys::process::run(open, &args, secrets, remaining, &self.stopper, |_| {}).await.succeeded() {
                 return Ok(());
             }
         }

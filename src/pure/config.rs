@@ -15,7 +15,7 @@ use super::jsonc::JSONC;
 use super::load::{Gpu, LoadOptions};
 use super::model::ModelKey;
 use super::options::{self, Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
-use super::text::{excerpt, similar};
+use super::text::{excerpt, similar, without_secrets};
 
 /// How models are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -397,7 +397,8 @@ impl FileReader<'_> {
 
     fn wrong(&self, key: &str, json: &Json<'_>, why: &str) -> String {
         let range = json.range();
-        let shown = excerpt(self.text.get(range.start..range.end).unwrap_or_default(), 60);
+        // Cut off, a secret might no longer be seen to be one.
+        let shown = excerpt(&without_secrets(self.text.get(range.start..range.end).unwrap_or_default()), 60);
         complaint(&format!("{}: {key}", self.place(range.start)), &shown, why)
     }
 

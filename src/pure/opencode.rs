@@ -9,6 +9,7 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 use serde_json::Value as Json;
 
+use super::base_url::BaseUrl;
 use super::jsonc::JSONC;
 use super::opencode_schema;
 
@@ -264,12 +265,13 @@ pub fn literal_base_url(source: &Source, subject: Subject<'_>) -> Option<String>
     base_url(std::slice::from_ref(&literal), subject).map(|found| found.text.to_owned())
 }
 
-/// Whether `host` is named by a source that only the user could have written.
-pub fn user_names_host(sources: &[Source], subject: Subject<'_>, host: &str) -> bool {
+/// Whether the host of `wanted` is named by a source that only the user could have written,
+/// and not for `https` alone where this is without.
+pub fn user_names_host(sources: &[Source], subject: Subject<'_>, wanted: &BaseUrl) -> bool {
     sources.iter().filter(|source| source.trust == Trust::User).any(|source| {
         base_url(std::slice::from_ref(source), subject)
-            .and_then(|found| super::base_url::BaseUrl::parse(found.text).ok())
-            .is_some_and(|base| base.host() == host)
+            .and_then(|found| BaseUrl::parse(found.text).ok())
+            .is_some_and(|base| base.host() == wanted.host() && (wanted.is_https() || !base.is_https()))
     })
 }
 
@@ -366,8 +368,27 @@ mod tests {
         assert_eq!(base_url(&sources, Subject::of(&lmstudio)).unwrap().text, "http://second");
         assert_eq!(base_url(&sources[..1], Subject::of(&lmstudio)).unwrap().text, "http://first");
         assert_eq!(base_url(&sources[2..], Subject::of(&lmstudio)).map(|it| it.text), None);
-        assert!(user_names_host(&sources, Subject::of(&lmstudio), "first"));
-        assert!(!user_names_host(&sources, Subject::of(&lmstudio), "second"));
+    }
+
+    #[test]
+    fn a_host_is_the_users_if_only_the_user_could_have_named_it() {
+        let named = |url: &str, trust| source(&format!(r#"{{"provider":{{"p":{{"api":"{url}"}}}}}}"#), trust);
+        let sources = [
+            named("https://safe", Trust::User),
+            named("http://plain:1", Trust::User),
+            named("http://theirs", Trust::Project),
+        ];
+        for (url, wanted) in [
+            ("https://safe:2/x", true),
+            ("http://safe", false),
+            ("http://plain", true),
+            ("https://plain", true),
+            ("http://theirs", false),
+            ("https://safe.theirs", false),
+        ] {
+            let base = BaseUrl::parse(url).unwrap();
+            assert_eq!(user_names_host(&sources, Subject::of(&["p".to_owned()]), &base), wanted, "{url}");
+        }
     }
 
     #[test]

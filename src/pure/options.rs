@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::base_url::BaseUrl;
 use super::load::Gpu;
 use super::model::ModelKey;
-use super::text::printable;
+use super::text::{printable, without_secrets};
 
 /// The type of an option's value, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -386,7 +386,7 @@ impl Kind {
 
 /// A sentence about a wrong value: where it stands, what it is, what is allowed.
 pub fn complaint(place: &str, shown: &str, why: &str) -> String {
-    format!("{place}: `{}` {why}", printable(shown))
+    format!("{place}: `{}` {why}", printable(&without_secrets(shown)))
 }
 
 /// The keys that `perModel` allows for each model.

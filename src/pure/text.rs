@@ -1,5 +1,6 @@
 //! Text from outside, made safe to show; names that look alike; lengths of time in words.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 /// Escapes control characters and the invisible ones that reorder a line, so that a
@@ -16,9 +17,27 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
+/// Escapes the same in the text of a JSON document, which stays the same document: outside of
+/// its strings none of them can stand.
+pub fn printable_json(document: &str) -> String {
+    let mut safe = String::with_capacity(document.len());
+    for char in document.chars() {
+        if char.is_control() || is_invisible(char) {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing into a text cannot fail.
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(char);
+        }
+    }
+    safe
+}
+
 fn is_invisible(char: char) -> bool {
     matches!(char,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The text on one line, escaped, and cut with `…` after `limit` characters.
@@ -31,6 +50,31 @@ pub fn excerpt(text: &str, limit: usize) -> String {
         shown.push('…');
     }
     printable(&shown)
+}
+
+/// A wrong value as it may be shown: people put passwords and tokens where none belong.
+pub fn without_secrets(value: &str) -> String {
+    let mut shown = value.to_owned();
+    if let Some(host) = shown.find("://").map(|scheme| scheme + 3) {
+        if let Some(query) = shown[host..].find('?') {
+            shown.replace_range(host + query + 1.., "…");
+        }
+        if let Some(user) = shown[host..].rfind('@') {
+            shown.replace_range(host..host + user, "…");
+        }
+    }
+    // What LM Studio's tokens begin with, and those of others.
+    let begins_word = |place: usize| !shown[..place].ends_with(|it: char| it.is_ascii_alphanumeric());
+    let starts: Vec<usize> =
+        shown.match_indices("sk-").filter(|(place, _)| begins_word(*place)).map(|(place, _)| place + 3).collect();
+    for start in starts.into_iter().rev() {
+        let is_inside = |it: char| it.is_ascii_alphanumeric() || "-_:".contains(it);
+        let end = shown[start..].find(|it| !is_inside(it)).map_or(shown.len(), |length| start + length);
+        if end - start >= 8 {
+            shown.replace_range(start..end, "…");
+        }
+    }
+    shown
 }
 
 /// Up to three of `known` that look like `name`, the nearest first.
@@ -152,11 +196,38 @@ mod tests {
         assert_eq!(listed(["a", "b", "c"], "and"), "`a`, `b` and `c`");
     }
 
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_shown() {
+        for (value, shown) in [
+            ("http://me:secret@llm:1234/v1", "http://…@llm:1234/v1"),
+            ("\"https://me:se/cr@et@llm\"", "\"https://…@llm\""),
+            ("http://llm/v1?key=secret", "http://llm/v1?…"),
+            ("sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt", "sk-…"),
+            ("a sk-lm-AbCdEf12:AbCd sk-proj-1234567890, b", "a sk-… sk-…, b"),
+            ("task-one of disk-encrypted", "task-one of disk-encrypted"),
+            ("ftp:/me@host", "ftp:/me@host"),
+            ("http://llm:1234/v1", "http://llm:1234/v1"),
+        ] {
+            assert_eq!(without_secrets(value), shown, "{value}");
+            assert_eq!(without_secrets(shown), shown);
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_from_outside_can_drive_a_terminal(text in any::<String>()) {
             prop_assert!(!printable(&text).chars().any(char::is_control));
             prop_assert!(excerpt(&text, 20).chars().all(|char| !char.is_control()));
+            prop_assert_eq!(printable(&printable(&text)), printable(&text));
+            let _ = without_secrets(&text);
+        }
+
+        #[test]
+        fn a_report_stays_the_same_report(text in any::<String>()) {
+            let text = text + "\u{9b}\u{202e}\u{e0041}\u{7f}\n";
+            let safe = printable_json(&serde_json::json!([&text]).to_string());
+            prop_assert!(!safe.chars().any(|char| char.is_control() || is_invisible(char)));
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&safe).unwrap(), [text]);
         }
     }
 }

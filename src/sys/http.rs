@@ -1,6 +1,7 @@
 //! Talks to the REST server: the two lists of a probe, and the management requests. The
 //! only file that names reqwest and TLS. What an answer means is read in `pure::rest`.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,20 @@ impl Token {
         let text = text.trim();
         let is_token = !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic());
         is_token.then(|| Self(text.to_owned()))
+    }
+
+    /// What a server says without the token: some repeat what they were sent, and it may be
+    /// shown, logged or kept.
+    fn hidden_in<'a>(&self, said: &'a str) -> Cow<'a, str> {
+        // As it is, and as JSON may have it.
+        let escaped = Json::String(self.0.clone()).to_string();
+        let escaped = escaped[1..escaped.len() - 1].to_owned();
+        let mut spellings = vec![self.0.clone(), escaped.replace('/', "\\/"), escaped];
+        spellings.sort();
+        spellings.dedup();
+        spellings.iter().fold(Cow::Borrowed(said), |said, it| {
+            if said.contains(it) { Cow::Owned(said.replace(it, "…")) } else { said }
+        })
     }
 }
 
@@ -99,7 +114,7 @@ impl Server {
         if let Some(token) = &self.token {
             request = request.bearer_auth(&token.0);
         }
-        let reply = match tokio::time::timeout(limit, receive(request)).await {
+        let reply = match tokio::time::timeout(limit, receive(request, self.token.as_ref())).await {
             Ok(Ok(answer)) => Reply::Answer(answer),
             Ok(Err(error)) if is_refused(&error) => Reply::Refused,
             Ok(Err(error)) if error.is_connect() => Reply::Unreachable(excerpt(&innermost(&error), 200)),
@@ -124,9 +139,12 @@ pub async fn greets(server: &Server) -> bool {
     }
 }
 
-async fn receive(request: RequestBuilder) -> reqwest::Result<Answer> {
+async fn receive(request: RequestBuilder, token: Option<&Token>) -> reqwest::Result<Answer> {
     let mut response = request.send().await?;
-    let header = |name: &str| response.headers().get(name).and_then(|it| it.to_str().ok()).map(|it| excerpt(it, 60));
+    let header = |name: &str| {
+        let said = response.headers().get(name)?.to_str().ok()?;
+        Some(excerpt(&token.map_or(said.into(), |token| token.hidden_in(said)), 60))
+    };
     let signature: Vec<String> = ["server", "content-type"].into_iter().filter_map(header).collect();
     let status = response.status().as_u16();
     let mut body = Vec::new();
@@ -138,6 +156,11 @@ async fn receive(request: RequestBuilder) -> reqwest::Result<Answer> {
             break;
         }
         body.extend_from_slice(&chunk);
+    }
+    if let Some(token) = token
+        && let Cow::Owned(said) = token.hidden_in(&String::from_utf8_lossy(&body))
+    {
+        body = said.into_bytes();
     }
     Ok(Answer { status, signature: signature.join(", "), body })
 }

@@ -35,18 +35,24 @@ pub struct Lms {
     /// `--host H --port P` for a server on another machine; empty for this one, where `lms`
     /// finds LM Studio by itself and needs no token.
     reach: Vec<String>,
+    /// Variables that it does not get to see: those that may hold a token.
+    secrets: [String; 2],
     stopper: Stopper,
 }
 
 impl Lms {
     /// Uses `program` for the server at `base`, which must suit it if it is not this machine.
-    pub fn new(program: PathBuf, base: &BaseUrl, stopper: Stopper) -> Self {
+    /// `token_variable` is what holds the API token, if anything does.
+    pub fn new(program: PathBuf, base: &BaseUrl, token_variable: &str, stopper: Stopper) -> Self {
         let reach = if base.is_loopback() {
             Vec::new()
         } else {
             vec!["--host".to_owned(), base.host(), "--port".to_owned(), base.port().to_string()]
         };
-        Self { program, reach, stopper }
+        // It has a key of its own for this machine and cannot show a token to another one; a
+        // host that a project chose should not be where it learns to.
+        let secrets = [token_variable.to_owned(), "LM_API_TOKEN".to_owned()];
+        Self { program, reach, secrets, stopper }
     }
 
     /// `lms ps --json`: every instance, loading ones included.
@@ -180,7 +186,7 @@ impl Lms {
     }
 
     async fn run(&self, args: &[String], limit: Duration, on_output: impl FnMut(&[u8])) -> Result<Finished, Problem> {
-        let finished = run(&self.program, args, limit, &self.stopper, on_output).await;
+        let finished = run(&self.program, args, &self.secrets, limit, &self.stopper, on_output).await;
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
             Exit::NotStarted(error) => {

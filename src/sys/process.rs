@@ -53,16 +53,18 @@ impl Finished {
     }
 }
 
-/// Runs `program` with `args` and waits for its end. `on_output` sees each piece of stdout.
+/// Runs `program` with `args`, without the variables `secrets`, and waits for its end.
+/// `on_output` sees each piece of stdout.
 pub async fn run(
     program: &Path,
     args: &[String],
+    secrets: &[String],
     limit: Duration,
     stopper: &Stopper,
     mut on_output: impl FnMut(&[u8]),
 ) -> Finished {
     tracing::debug!(program = %program.display(), ?args, ?limit, "starting a child");
-    let mut child = match spawn(program, args) {
+    let mut child = match spawn(program, args, secrets) {
         Ok(child) => child,
         Err(error) => return Finished { exit: Exit::NotStarted(error), stdout: vec![], stderr: vec![] },
     };
@@ -108,9 +110,12 @@ pub async fn run(
     Finished { exit, stdout: stdout.kept, stderr: stderr.kept }
 }
 
-fn spawn(program: &Path, args: &[String]) -> std::io::Result<Child> {
+fn spawn(program: &Path, args: &[String], secrets: &[String]) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    for name in secrets {
+        command.env_remove(name);
+    }
     // Its own process group: Ctrl-C in a terminal then reaches only us, and the child is
     // asked to stop exactly once.
     #[cfg(unix)]
@@ -184,7 +189,7 @@ mod tests {
         let started = Instant::now();
         let stopper = Stopper::listen(None);
         let args = ["-c".to_owned(), script.to_owned()];
-        let finished = run(Path::new("/bin/sh"), &args, limit, &stopper, |_| {}).await;
+        let finished = run(Path::new("/bin/sh"), &args, &[], limit, &stopper, |_| {}).await;
         (finished, started.elapsed())
     }
 
@@ -230,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_no_panic() {
         let stopper = Stopper::listen(None);
-        let finished = run(Path::new("/nowhere/lms"), &[], Duration::from_secs(1), &stopper, |_| {}).await;
+        let finished = run(Path::new("/nowhere/lms"), &[], &[], Duration::from_secs(1), &stopper, |_| {}).await;
         assert!(matches!(finished.exit, Exit::NotStarted(_)));
     }
 }

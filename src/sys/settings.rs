@@ -133,7 +133,7 @@ pub fn address(config: &Config, sources: &[Source], subject: Subject<'_>) -> Res
         let resolved = with_variables(found.text);
         let base = BaseUrl::parse(&resolved).map_err(|why| wrong(&why.to_string()))?;
         let is_ours =
-            found.source.trust == Trust::User || base.is_loopback() || user_names_host(sources, subject, &base.host());
+            found.source.trust == Trust::User || base.is_loopback() || user_names_host(sources, subject, &base);
         if !is_ours && literal.as_deref() != Some(resolved.as_str()) {
             return Err(wrong(
                 "puts your environment or a file of yours into the address of a host that only this project names",

@@ -28,3 +28,4 @@ mod server;
 mod shells;
 mod simulator;
 mod support;
+mod token;
