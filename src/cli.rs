@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, Resettable, Str, TypedValueParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::pure::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
+use crate::pure::text::printable;
 use crate::pure::{exit, hook};
 use crate::sys::paths;
 use crate::sys::term::ColorChoice;
@@ -21,6 +23,27 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Request,
+}
+
+/// Reads the command line. What clap says about a wrong one shows it, so it is made safe to
+/// show.
+///
+/// # Errors
+/// The help, the version, or what is wrong.
+pub fn parse() -> Result<Cli, clap::Error> {
+    Cli::try_parse().map_err(|mut error| {
+        let wild = |(kind, value): (ContextKind, &ContextValue)| match value {
+            ContextValue::String(text) => Some((kind, printable(text))).filter(|(_, safe)| safe != text),
+            _ => None,
+        };
+        let said: Vec<(ContextKind, String)> = error.context().filter_map(wild).collect();
+        for (kind, safe) in said {
+            error.insert(kind, ContextValue::String(safe));
+            // A tip would repeat it.
+            error.remove(ContextKind::Suggested);
+        }
+        error
+    })
 }
 
 /// The commands.
@@ -239,7 +262,7 @@ fn flag(spec: &'static Spec) -> Arg {
         .value_parser(NonEmptyStringValueParser::new().try_map(|text| {
             match spec.kind.read(&text, paths::home().as_deref()) {
                 Ok(value) => Ok(value),
-                Err(why) => Err(format!("it {why}")),
+                Err(why) => Err(format!("it {}", printable(&why))),
             }
         }));
     let arg = match spec.kind {

@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
-use lmswarm::cli::Cli;
-use lmswarm::commands;
+use lmswarm::{cli, commands};
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    ExitCode::from(commands::run(Cli::parse(), started).number())
+    let cli = cli::parse().unwrap_or_else(|error| error.exit());
+    ExitCode::from(commands::run(cli, started).number())
 }

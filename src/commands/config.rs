@@ -8,6 +8,7 @@ use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
 use crate::pure::exit::ExitCode;
 use crate::pure::report::Report;
 use crate::pure::roles::{Role, Roles};
+use crate::pure::text::printable;
 use crate::sys::opencode::{self, Catalogue, Extent};
 use crate::sys::settings;
 use crate::sys::term::{self, Console};
@@ -17,28 +18,24 @@ pub(super) fn run(args: ConfigArgs) -> ExitCode {
     let ConfigRequest::Roles(Deferred(args)) = args.command;
     let console = Console::new(args.settings.voice.quiet, args.settings.voice.color);
     let printed = match roles(&args, console) {
-        Ok(report) if args.json => to_json(&report),
-        Ok(report) => Ok(report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
+        Ok(report) if args.json => term::print_json(&report),
+        Ok(report) => term::print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
         Err(trouble) => return fail(trouble, console, args.json),
     };
-    match printed.and_then(|text| term::print(&text).map_err(anyhow::Error::from)) {
+    match printed {
         Ok(()) => ExitCode::Success,
-        Err(error) => fail(Trouble::Unexpected(error), console, false),
+        Err(error) => fail(Trouble::Unexpected(error.into()), console, false),
     }
 }
 
 fn fail(trouble: Trouble, console: Console, json: bool) -> ExitCode {
     let (exit, reason, hint) = trouble.told();
     console.error(&reason, hint);
-    if json && let Ok(text) = to_json(&Report::of_error(&reason, hint, exit.number())) {
+    if json {
         // Whoever cannot be told was told on stderr.
-        let _ = term::print(&text);
+        let _ = term::print_json(&Report::of_error(&reason, hint, exit.number()));
     }
     exit
-}
-
-fn to_json(report: &impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(report)?)
 }
 
 /// What `config roles --json` prints.
@@ -113,7 +110,7 @@ impl RoleReport {
     /// A few lines for people.
     fn text(&self) -> String {
         let Some(model) = &self.model else {
-            return format!("{}: {}", self.role, self.note.as_deref().unwrap_or("not set"));
+            return printable(&format!("{}: {}", self.role, self.note.as_deref().unwrap_or("not set")));
         };
         let mut lines = vec![format!("{}: {model}", self.role)];
         let mut line = |label: &str, value: Option<&String>, from: Option<&String>| match (value, from) {
@@ -130,6 +127,6 @@ impl RoleReport {
             lines.push("  not an LM Studio model, nothing to warm".to_owned());
         }
         lines.extend(self.note.iter().map(|note| format!("  note: {note}")));
-        lines.join("\n")
+        lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
     }
 }

@@ -32,8 +32,7 @@ pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
 }
 
 fn print_json(console: Console, report: &Report<'_>) {
-    let printed = serde_json::to_string(report).map_err(std::io::Error::from).and_then(|text| term::print(&text));
-    if let Err(error) = printed {
+    if let Err(error) = term::print_json(report) {
         console.warning(&format!("the report cannot be printed: {error}"));
     }
 }

@@ -88,7 +88,7 @@ fn failures(outcomes: &[Outcome]) -> Vec<&Failure> {
 pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, Trouble> {
     let Settings { config, warnings } = settings::gather(args.config.as_deref(), args.options.0.clone())
         .map_err(|reason| Trouble::Config(reason, None))?;
-    crate::sys::log::start(args.voice.verbose, console.color(), config.log_file.clone());
+    crate::sys::log::start(args.voice.verbose, config.log_file.clone());
     for warning in &warnings {
         console.warning(warning);
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::private::{make_folder, no_follow};
+use super::private::{make_folder, open};
 
 /// Who leads, for messages; never for decisions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,19 +89,18 @@ impl LockFile {
     /// Who leads, as far as the file tells.
     pub fn leader(&self) -> Option<Leader> {
         let mut words = Vec::new();
-        File::open(self.words_path()).ok()?.take(4096).read_to_end(&mut words).ok()?;
+        open(OpenOptions::new().read(true), self.words_path()).ok()?.take(4096).read_to_end(&mut words).ok()?;
         serde_json::from_slice(&words).ok()
     }
 
     fn open(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        no_follow(&mut options);
-        match options.open(&self.path) {
+        match open(&mut options, &self.path) {
             // The whole directory was deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.path.parent().map_or(Ok(()), make_folder)?;
-                options.open(&self.path)
+                open(&mut options, &self.path)
             }
             opened => opened,
         }
@@ -133,6 +132,10 @@ impl LockFile {
     #[cfg(unix)]
     #[expect(clippy::unused_self, reason = "the signature is that of the Windows one")]
     fn write_words(&self, leadership: &mut Leadership, words: &[u8]) -> io::Result<()> {
+        // A hard link would carry them into somebody else's file.
+        if std::os::unix::fs::MetadataExt::nlink(&leadership.file.metadata()?) > 1 {
+            return Err(io::Error::other("the lock file has a second name elsewhere"));
+        }
         leadership.file.set_len(0)?;
         leadership.file.rewind()?;
         leadership.file.write_all(words)

@@ -1,5 +1,6 @@
 //! The log: for whoever looks into lmswarm itself, on stderr with `-v` and in `logFile`.
-//! Users never need it to know what to do; messages for them go through `term`.
+//! Users never need it to know what to do; messages for them go through `term`. Nothing in it
+//! is coloured, so that whatever could drive a terminal came from outside and is escaped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,13 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::private::no_follow;
+use crate::pure::text::printable;
+
 /// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
-pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
+pub fn start(verbose: u8, file: Option<PathBuf>) {
     let level = match verbose {
         0 => LevelFilter::OFF,
         1 => LevelFilter::DEBUG,
@@ -25,8 +28,8 @@ pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
     }
     let to_stderr = (verbose > 0).then(|| {
         tracing_subscriber::fmt::layer()
-            .with_writer(io::stderr)
-            .with_ansi(color)
+            .with_ansi(false)
+            .with_writer(|| Escaped(io::stderr()))
             // How long each step took.
             .with_span_events(FmtSpan::CLOSE)
             .with_filter(OwnEvents(level))
@@ -34,10 +37,30 @@ pub fn start(verbose: u8, color: bool, file: Option<PathBuf>) {
     let to_file = file.map(|path| {
         // Warm calls log at debug, so that they write nothing here.
         let level = LevelFilter::INFO.max(level);
-        tracing_subscriber::fmt::layer().with_writer(LazyFile::new(path)).with_ansi(false).with_filter(OwnEvents(level))
+        let file = LazyFile::new(path);
+        tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || Escaped(file.clone()))
+            .with_filter(OwnEvents(level))
     });
     // Fails only if logging was started before: `run --keep-warm` calls the gate many times.
     let _ = tracing_subscriber::registry().with(to_stderr).with(to_file).try_init();
+}
+
+/// Takes one line at a time, and escapes what stands before its end.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let text = printable(text.strip_suffix('\n').unwrap_or(&text));
+        self.0.write_all(format!("{text}\n").as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Lets our own events through, up to a level; libraries log headers, and with them tokens.
@@ -67,11 +90,7 @@ impl LazyFile {
             .get_or_init(|| {
                 let mut options = OpenOptions::new();
                 options.create(true).append(true);
-                #[cfg(unix)]
-                {
-                    use std::os::unix::fs::OpenOptionsExt;
-                    options.mode(0o600);
-                }
+                no_follow(&mut options);
                 match options.open(self.path.as_ref()) {
                     Ok(file) => Some(Mutex::new(file)),
                     Err(error) => {
@@ -96,13 +115,5 @@ impl Write for LazyFile {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for LazyFile {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{Leadership, LockFile};
-use super::private::{NoStore, make_private, no_follow};
+use super::private::{self, NoStore, make_private, no_follow};
 use crate::pure::failure::{Category, Failure};
 
 /// How many load times are kept of each model.
@@ -40,13 +40,13 @@ impl Store {
     /// See [`NoStore`].
     pub fn open(folder: &Path, slug: &str) -> Result<Self, NoStore> {
         make_private(folder)?;
-        let lock = folder.join(format!("{slug}.lock"));
-        if lock.is_symlink() {
-            return Err(NoStore::Refused(format!("the lock file {} is a symlink", lock.display())));
+        let [lock, start_lock] = [&format!("{slug}.lock"), "server-start.lock"].map(|name| folder.join(name));
+        for path in [&lock, &start_lock] {
+            private::check("the lock file", path)?;
         }
         Ok(Self {
             lock: LockFile::new(lock),
-            start_lock: LockFile::new(folder.join("server-start.lock")),
+            start_lock: LockFile::new(start_lock),
             facts: folder.join(format!("{slug}.json")),
             verdicts: folder.join(format!("{slug}.verdicts.json")),
         })
@@ -229,10 +229,7 @@ pub fn age(at_ms: u64) -> Option<Duration> {
 }
 
 fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    no_follow(&mut options);
-    let text = options.open(path).and_then(|file| {
+    let text = private::open(OpenOptions::new().read(true), path).and_then(|file| {
         let mut text = Vec::new();
         file.take(MOST_BYTES).read_to_end(&mut text)?;
         Ok(text)

@@ -1,6 +1,6 @@
 //! Files and folders that are this user's alone.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -13,39 +13,57 @@ pub enum NoStore {
     Refused(String),
 }
 
-/// Opens for this user alone, and not through a symlink: whoever could plant one would
-/// choose what is written to.
+/// Makes an open give a new file to this user alone, not go through a symlink (whoever could
+/// plant one would choose what is written to), and not wait for the other end of a pipe.
 #[cfg(unix)]
 pub(super) fn no_follow(options: &mut OpenOptions) {
+    use rustix::fs::OFlags;
     use std::os::unix::fs::OpenOptionsExt;
-    let flag = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    options.mode(0o600).custom_flags(flag);
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    options.mode(0o600).custom_flags(flags);
 }
 
 #[cfg(not(unix))]
 pub(super) fn no_follow(_: &mut OpenOptions) {}
 
-/// Makes a folder for this user alone.
+/// Opens a file of ours. What is no regular file was put there by somebody, and is neither
+/// read nor changed.
+///
+/// # Errors
+/// When it is none such, or cannot be opened.
+pub(super) fn open(options: &mut OpenOptions, path: impl AsRef<Path>) -> io::Result<File> {
+    no_follow(options);
+    let file = options.open(path)?;
+    match strangeness(&file.metadata()?) {
+        Some(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
+        None => Ok(file),
+    }
+}
+
+/// Says what is wrong with such a file, if it is there.
+pub(super) fn check(what: &str, path: &Path) -> Result<(), NoStore> {
+    match path.symlink_metadata().ok().as_ref().and_then(strangeness) {
+        Some(why) => Err(NoStore::Refused(format!("{what} {} {why}", path.display()))),
+        None => Ok(()),
+    }
+}
+
+fn strangeness(found: &Metadata) -> Option<&'static str> {
+    if found.is_symlink() {
+        return Some("is a symlink");
+    }
+    (!found.is_file()).then_some("is no regular file")
+}
+
+/// Makes a folder, and those above it that are missing, for this user alone.
 ///
 /// # Errors
 /// When it cannot be made. One that is there already is no error.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let builder = DirBuilder::new();
+    let mut builder = DirBuilder::new();
     #[cfg(unix)]
-    let builder = {
-        use std::os::unix::fs::DirBuilderExt;
-        let mut builder = builder;
-        builder.mode(0o700);
-        builder
-    };
-    match builder.create(folder) {
-        // Another caller was faster.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    }
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
 }
 
 /// Makes the folder, for this user alone, or checks that nobody else can write to it.

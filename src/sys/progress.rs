@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::term::Console;
-use crate::pure::text::duration;
+use crate::pure::text::{duration, printable};
 
 /// How often a line is printed where there is no terminal, unless somebody said.
 const REMINDER: Duration = Duration::from_secs(30);
@@ -51,6 +51,7 @@ impl Progress {
             Some(usual) => format!("{text} (usually {})", duration(usual)),
             None => text.to_owned(),
         };
+        let text = printable(&text);
         let mut activity = Activity {
             progress: self,
             started: Instant::now(),

@@ -1,10 +1,11 @@
 //! What people read: messages on stderr, data on stdout. The only file that writes to
-//! either, so that one place knows about colour, `--quiet`, and pipes that are closed.
+//! either, so that one place knows about colour, `--quiet`, pipes that are closed, and what
+//! would drive a terminal.
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::pure::failure::Failure;
-use crate::pure::text::{duration, listed};
+use crate::pure::text::{duration, listed, printable, printable_json};
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -43,11 +44,6 @@ impl Console {
         Self { quiet, color }
     }
 
-    /// Whether colour is used.
-    pub fn color(self) -> bool {
-        self.color
-    }
-
     /// Whether only errors are shown.
     pub fn is_quiet(self) -> bool {
         self.quiet
@@ -56,20 +52,20 @@ impl Console {
     /// Says what is going on.
     pub fn note(self, text: &str) {
         if !self.quiet {
-            write_line(&format!("lmswarm: {text}"));
+            write_line(&format!("lmswarm: {}", printable(text)));
         }
     }
 
     /// Says something worth knowing that stops nobody.
     pub fn warning(self, text: &str) {
         if !self.quiet {
-            write_line(&format!("lmswarm: {} {text}", self.paint(YELLOW, "warning:")));
+            write_line(&format!("lmswarm: {} {}", self.paint(YELLOW, "warning:"), printable(text)));
         }
     }
 
     /// Says what went wrong and what to do next.
     pub fn error(self, reason: &str, hint: Option<&str>) {
-        write_line(&format!("lmswarm: {} {reason}", self.paint(RED, "error:")));
+        write_line(&format!("lmswarm: {} {}", self.paint(RED, "error:"), printable(reason)));
         self.hint(hint);
     }
 
@@ -100,7 +96,7 @@ impl Console {
 
     fn hint(self, hint: Option<&str>) {
         if let Some(hint) = hint {
-            write_line(&format!("  {} {hint}", self.paint(CYAN, "hint:")));
+            write_line(&format!("  {} {}", self.paint(CYAN, "hint:"), printable(hint)));
         }
     }
 
@@ -111,7 +107,7 @@ impl Console {
 
 /// A warning from before anybody settled how to speak.
 pub fn warn_early(text: &str) {
-    write_line(&format!("lmswarm: warning: {text}"));
+    write_line(&format!("lmswarm: warning: {}", printable(text)));
 }
 
 /// Prints data. A reader that went away is no error of ours.
@@ -124,6 +120,14 @@ pub fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
+}
+
+/// Prints a report.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(report: &impl serde::Serialize) -> io::Result<()> {
+    print(&printable_json(&serde_json::to_string(report)?))
 }
 
 /// Nobody is left to tell when stderr is closed.

@@ -21,7 +21,7 @@ fn text_below(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).into_iter().flatten().map_while(Result::ok) {
         let path = entry.path();
-        text.push_str(&format!("{}\n", path.display()));
+        text.extend([&path.to_string_lossy(), "\n"]);
         if path.is_dir() {
             text.push_str(&text_below(&path));
         } else {
