@@ -70,7 +70,8 @@ struct RoleReport {
 
 fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, Trouble> {
     let config = gated::gather(&args.settings, console)?;
-    let sources = opencode::sources(Extent::WithMarkdown).map_err(|reason| Trouble::Config(reason, None))?;
+    let sources = opencode::sources(Extent::WithMarkdown, &config.api_token_env)
+        .map_err(|reason| Trouble::Config(reason, None))?;
     let catalogue = Catalogue::default();
     let is_known = |model: &str| catalogue.has(model);
     let roles = Roles { sources: &sources, gated: &config.providers, is_known: &is_known };

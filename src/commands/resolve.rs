@@ -38,9 +38,11 @@ pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Re
     let asks = asks(models, keys);
     let has_role = asks.iter().any(|ask| matches!(ask, Ask::Role(_) | Ask::All));
     let sources = if has_role {
-        opencode::sources(Extent::WithMarkdown).map_err(|reason| Trouble::Config(reason, None))?
+        opencode::sources(Extent::WithMarkdown, &config.api_token_env)
+            .map_err(|reason| Trouble::Config(reason, None))?
     } else if config.base_url.is_none() {
-        opencode::sources(Extent::Files).map_err(|reason| Trouble::Config(reason, Some(BASE_URL_HINT)))?
+        opencode::sources(Extent::Files, &config.api_token_env)
+            .map_err(|reason| Trouble::Config(reason, Some(BASE_URL_HINT)))?
     } else {
         Vec::new()
     };

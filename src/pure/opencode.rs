@@ -101,6 +101,8 @@ pub trait Surroundings {
     /// # Errors
     /// Says why the file cannot be read.
     fn file(&self, path: &str) -> Result<String, String>;
+    /// The variable that holds the user's API token.
+    fn token_variable(&self) -> &str;
 }
 
 /// Reads the text of a source.
@@ -111,11 +113,55 @@ pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surround
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let replaced = substitute(text, surroundings).map_err(|error| format!("{name}: {error}"))?;
     let mut value = parse(&replaced, &name)?;
+    let literal = substitute(text, &Verbatim).and_then(|text| parse(&text, &name)).ok();
+    let token = format!("{{env:{}}}", surroundings.token_variable());
+    let is_private = |text: &str| text.contains(&token) || text.contains("{file:");
+    if trust == Trust::Project && is_private(text) {
+        match &literal {
+            Some(literal) if !has_reference_in_name(literal) => keep_written(&mut value, literal, &is_private),
+            _ => {
+                return Err(format!(
+                    "{name}: a project's file with `{{file:…}}` or `{token}` may have references inside of texts alone"
+                ));
+            }
+        }
+    }
     opencode_schema::lower(&mut value);
     opencode_schema::check(&value)
         .map_err(|(path, why)| format!("{}: {}: {why}", place(&name, &replaced, &path), path.join(".")))?;
-    let literal = substitute(text, &Verbatim).and_then(|text| parse(&text, &name)).ok();
     Ok(Source { name, trust, value, literal, lines: Lines::Text(replaced) })
+}
+
+/// A project may use the user's token as a key, and a file for a key or an address, which has a
+/// rule of its own. Anywhere else, such as in the name of a model that is shown, logged and
+/// given to `lms`, such a reference stays as it is written.
+fn keep_written(value: &mut Json, literal: &Json, is_private: &impl Fn(&str) -> bool) {
+    match (value, literal) {
+        (Json::String(text), Json::String(written)) if is_private(written) => text.clone_from(written),
+        (Json::Array(items), Json::Array(written)) => {
+            items.iter_mut().zip(written).for_each(|(item, written)| keep_written(item, written, is_private));
+        }
+        (Json::Object(members), Json::Object(written)) => {
+            // What is in a variable may look like more members.
+            members.retain(|name, _| written.contains_key(name));
+            for (name, member) in members {
+                if !["apiKey", "baseURL", "api"].contains(&name.as_str()) {
+                    keep_written(member, &written[name], is_private);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn has_reference_in_name(literal: &Json) -> bool {
+    match literal {
+        Json::Object(members) => members
+            .iter()
+            .any(|(name, member)| name.contains("{env:") || name.contains("{file:") || has_reference_in_name(member)),
+        Json::Array(items) => items.iter().any(has_reference_in_name),
+        _ => false,
+    }
 }
 
 /// Leaves every reference as it is written.
@@ -127,6 +173,9 @@ impl Surroundings for Verbatim {
     }
     fn file(&self, path: &str) -> Result<String, String> {
         Ok(format!("{{file:{path}}}"))
+    }
+    fn token_variable(&self) -> &'static str {
+        ""
     }
 }
 
@@ -316,11 +365,15 @@ mod tests {
             match name {
                 "PORT" => "5678".to_owned(),
                 "FILE" => "url".to_owned(),
+                "TOKEN" => "secret".to_owned(),
                 _ => String::new(),
             }
         }
         fn file(&self, path: &str) -> Result<String, String> {
             if path == "url" { Ok(" http://a\"b\n".to_owned()) } else { Err("not there".to_owned()) }
+        }
+        fn token_variable(&self) -> &'static str {
+            "TOKEN"
         }
     }
 
@@ -388,6 +441,28 @@ mod tests {
         ] {
             let base = BaseUrl::parse(url).unwrap();
             assert_eq!(user_names_host(&sources, Subject::of(&["p".to_owned()]), &base), wanted, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_project_gets_the_token_for_a_key_alone() {
+        let text = r#"{
+            "model": { "providerID": "p", "model": "{env:TOKEN}" }, "small_model": "p/x{env:TOKEN}{env:PORT}",
+            "provider": { "p": { "options": { "apiKey": "{env:TOKEN}" }, "models": { "a": { "id": "{env:TOKEN}" } } } },
+            "disabled_providers": ["{env:PORT}", "{env:TOKEN}", "{file:url}"],
+            "agent": { "b": { "model": "p/{env:PORT}" }, "c": { "model": "p/{file:url}" } } }"#;
+        let shown = source(text, Trust::Project).value;
+        assert_eq!(shown["provider"]["p"]["options"]["apiKey"], "secret");
+        assert_eq!(
+            (&shown["agent"]["b"]["model"], &shown["disabled_providers"][0]),
+            (&"p/5678".into(), &"5678".into())
+        );
+        assert_eq!((&shown["model"], &shown["agent"]["c"]["model"]), (&"p/{env:TOKEN}".into(), &"p/{file:url}".into()));
+        assert_eq!(shown.to_string().matches("secret").count(), 1, "{shown}");
+        assert_eq!(source(text, Trust::User).value["small_model"], "p/xsecret5678");
+        for odd in [r#"{"mod{env:NONE}el":"p/{env:TOKEN}"}"#, r#"{"model":"p/{env:TOKEN}","port":{env:NONE}1}"#] {
+            let error = read(odd, "x".to_owned(), Trust::Project, &Fake).unwrap_err();
+            assert!(error.contains("inside of texts alone"), "{error}");
         }
     }
 

@@ -360,6 +360,9 @@ mod tests {
         fn file(&self, _: &str) -> Result<String, String> {
             Err("not there".to_owned())
         }
+        fn token_variable(&self) -> &'static str {
+            "TOKEN"
+        }
     }
 
     fn sources(texts: &[&str]) -> Vec<Source> {

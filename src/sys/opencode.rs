@@ -27,12 +27,14 @@ pub enum Extent {
     WithMarkdown,
 }
 
-/// Reads every source, lowest first.
+/// Reads every source, lowest first. `token_variable` is what holds the user's API token: not
+/// every file may read it.
 ///
 /// # Errors
 /// A sentence with file, line and column for a text that opencode would refuse as well.
-pub fn sources(extent: Extent) -> Result<Vec<Source>, String> {
+pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
+    let read = |path: &Path, trust| read(path, trust, token_variable);
     let global = paths::opencode_config();
     if let Some(folder) = &global {
         for name in ["config.json", "opencode.json", "opencode.jsonc"] {
@@ -79,7 +81,7 @@ pub fn sources(extent: Extent) -> Result<Vec<Source>, String> {
     if let Some(text) = variable("OPENCODE_CONFIG_CONTENT") {
         let name = "OPENCODE_CONFIG_CONTENT".to_owned();
         let folder = std::env::current_dir().unwrap_or_default();
-        sources.push(opencode::read(&text, name, Trust::User, &Around { folder: &folder })?);
+        sources.push(opencode::read(&text, name, Trust::User, &Around { folder: &folder, token_variable })?);
     }
     for name in ["opencode.json", "opencode.jsonc"] {
         sources.extend(read(&managed_folder().join(name), Trust::User)?);
@@ -223,7 +225,7 @@ fn is_repository(path: &Path) -> bool {
         || (path.is_file() && pointer())
 }
 
-fn read(path: &Path, trust: Trust) -> Result<Option<Source>, String> {
+fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<Source>, String> {
     let name = path.display().to_string();
     let text = match read_regular(path) {
         Ok(text) => text,
@@ -231,7 +233,7 @@ fn read(path: &Path, trust: Trust) -> Result<Option<Source>, String> {
         Err(error) => return Err(format!("{name}: cannot be read: {error}")),
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    opencode::read(&text, name, trust, &Around { folder }).map(Some)
+    opencode::read(&text, name, trust, &Around { folder, token_variable }).map(Some)
 }
 
 /// Reads a file that a project may have chosen: no device that never ends, no pipe that
@@ -257,6 +259,7 @@ fn is_absent(error: &std::io::Error) -> bool {
 /// What stands around a source: the environment, and the files beside it.
 struct Around<'a> {
     folder: &'a Path,
+    token_variable: &'a str,
 }
 
 impl Surroundings for Around<'_> {
@@ -270,5 +273,9 @@ impl Surroundings for Around<'_> {
             _ => self.folder.join(path),
         };
         read_regular(&path).map_err(|error| error.to_string())
+    }
+
+    fn token_variable(&self) -> &str {
+        self.token_variable
     }
 }

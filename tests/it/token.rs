@@ -349,6 +349,32 @@ fn a_host_that_only_a_project_names_does_not_get_it() {
 }
 
 #[test]
+fn a_project_does_not_get_it_into_the_name_of_a_model() {
+    let machine = Machine::with(json!({ "token": TOKEN, "catalogue": [{ "modelKey": format!("acme/{TOKEN}") }] }));
+    machine.write(GLOBAL, &provider(&machine.base_url()).to_string());
+    machine.write("secret", TOKEN);
+    let log = machine.path("log");
+    for reference in ["{env:LM_API_TOKEN}", "{file:../secret}"] {
+        for config in [
+            json!({ "model": format!("lmstudio/acme/{reference}"), "small_model": format!("{reference}/x") }),
+            json!({ "model": reference, "agent": { "x": { "model": format!("lmstudio/{reference}") } } }),
+            json!({ "model": "lmstudio/x", "provider": { "lmstudio": { "models": { "x": { "id": reference } } } } }),
+            json!({ "model": "lmstudio/x", format!("small{{env:NONE}}_model"): format!("lmstudio/{reference}") }),
+        ] {
+            machine.write("work/opencode.json", &config.to_string());
+            for args in [&["ensure", "--json", "--download"][..], &["ensure", "all"], &["config", "roles"]] {
+                let logged = [args, &["-vv", "--log-file", log.to_str().expect("UTF-8")]].concat();
+                let run = run(in_folder(&machine, "work", &logged).env("LM_API_TOKEN", TOKEN));
+                assert!(!run.stderr.contains(PIECE) && !run.stdout.contains(PIECE), "{run:?}");
+            }
+        }
+    }
+    assert!(!fs::read_to_string(log).expect("a log").contains(PIECE));
+    assert!(!format!("{:?}", machine.record()).contains(PIECE));
+    assert_eq!(machine.events("download").len(), 0);
+}
+
+#[test]
 fn it_does_not_follow_a_redirect() {
     for status in [301, 302, 303, 307, 308] {
         let machine = Machine::bare();
