@@ -11,6 +11,10 @@ import { fileURLToPath } from "node:url"
 
 // A model key as `lmswarm ensure` wants it.
 const named = (key) => [`--key=${key}`]
+// A name as it may be shown: whoever chose it should not drive the terminal.
+const shown = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
+// Whether an address is on this machine; none is LM Studio's own.
+const isLocal = (url) => /^$|^https?:\/\/([^/?#@]+\.)?(localhost|127(\.\d+){3}|\[::1\])(:\d+)?([/?#]|$)/i.test(url ?? "")
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
 async function server({ client }, options = {}) {
@@ -48,7 +52,7 @@ async function server({ client }, options = {}) {
       child.on("error", (error) => {
         clearTimeout(slow)
         const why = error.code === "ENOENT" ? "was not found" : `cannot be run (${error.message})`
-        reject(new Error(`\`${command}\` ${why}, so nothing makes sure that \`${key}\` is loaded.\n`
+        reject(new Error(`\`${command}\` ${why}, so nothing makes sure that \`${shown(key)}\` is loaded.\n`
           + `hint: ${INSTALL}\nhint: or remove this plugin: ${fileURLToPath(import.meta.url)}`))
       })
       child.on("close", (code, signal) => {
@@ -56,7 +60,7 @@ async function server({ client }, options = {}) {
         try {
           const report = JSON.parse(stdout)
           if (report.schema !== 1) throw new Error(`its report has schema ${report.schema}`)
-          if (isSlow && report.ok) toast("success", `\`${key}\` is ready`, 3000)
+          if (isSlow && report.ok) toast("success", `\`${shown(key)}\` is ready`, 3000)
           resolve(report)
         } catch (error) {
           const last = stderr.trim().split("\n")[0] || error.message
@@ -79,7 +83,7 @@ async function server({ client }, options = {}) {
 
   const explain = ({ error, models }) => {
     const failed = error ?? models.find((it) => !it.addressable) ?? {}
-    const near = failed.suggestions?.length ? `did you mean ${failed.suggestions.join(" or ")}? ` : ""
+    const near = failed.suggestions?.length ? `did you mean ${failed.suggestions.map(shown).join(" or ")}? ` : ""
     const hint = near + (failed.hint ?? "")
     return `lmswarm: ${failed.reason ?? "no reason given"}${hint && `\nhint: ${hint}`}`
   }
@@ -101,9 +105,11 @@ async function server({ client }, options = {}) {
         if (!providers.includes(id) || !provider) continue
         const name = pinned === config.model ? rest.join("/").split("#")[0] : rest.join("/")
         const model = provider.models?.[name]
-        const url = provider.options?.baseURL || model?.provider?.api || provider.api
+        const url = address(provider.options?.baseURL || model?.provider?.api || provider.api)
+        // A project may have chosen the address: elsewhere the token goes with a request alone.
+        if (provider.options?.apiKey && !isLocal(url)) continue
         // Not awaited. What is wrong is said when the model is really asked.
-        ensure(model?.id ?? name, address(url), provider.options?.apiKey)
+        ensure(model?.id ?? name, url, provider.options?.apiKey)
           .catch((error) => log("warn", error.message))
       }
     },

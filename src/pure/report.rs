@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::failure::{Category, FailMode, Failure, Verdict};
 use super::residency::{Instance, Source};
+use super::text::printable;
 
 /// What was done for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,7 +59,8 @@ pub struct Outcome {
     pub elapsed: Duration,
 }
 
-/// The whole report.
+/// The whole report. Sentences are escaped, so that whoever passes one on need not do it; names
+/// are data, and stay as they are.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report<'a> {
@@ -67,15 +69,15 @@ pub struct Report<'a> {
     proceed: bool,
     exit_code: u8,
     fail_mode: FailMode,
-    error: Option<ErrorReport<'a>>,
+    error: Option<ErrorReport>,
     models: Vec<ModelReport<'a>>,
 }
 
 /// An error of the call as a whole (exit codes 1 and 78).
 #[derive(Debug, Serialize)]
-pub struct ErrorReport<'a> {
-    reason: &'a str,
-    hint: Option<&'a str>,
+pub struct ErrorReport {
+    reason: String,
+    hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +95,7 @@ struct ModelReport<'a> {
     elapsed_ms: Duration,
     #[serde(serialize_with = "maybe_millis")]
     load_ms: Option<Duration>,
-    warnings: &'a [String],
+    warnings: Vec<String>,
     #[serde(flatten)]
     failure: Option<FailureReport<'a>>,
 }
@@ -115,8 +117,8 @@ struct FailureReport<'a> {
     replayed: bool,
     #[serde(serialize_with = "maybe_millis")]
     age_ms: Option<Duration>,
-    reason: &'a str,
-    hint: Option<&'a str>,
+    reason: String,
+    hint: Option<String>,
     suggestions: &'a [String],
 }
 
@@ -148,14 +150,14 @@ impl<'a> Report<'a> {
 
     /// The report of a call that failed as a whole. It never says proceed: whoever cannot
     /// read the configuration cannot know that the user wanted to be let through.
-    pub fn of_error(reason: &'a str, hint: Option<&'a str>, exit_code: u8) -> Self {
+    pub fn of_error(reason: &str, hint: Option<&str>, exit_code: u8) -> Self {
         Self {
             schema: 1,
             ok: false,
             proceed: false,
             exit_code,
             fail_mode: FailMode::Hybrid,
-            error: Some(ErrorReport { reason, hint }),
+            error: Some(ErrorReport { reason: printable(reason), hint: hint.map(printable) }),
             models: Vec::new(),
         }
     }
@@ -184,14 +186,14 @@ impl<'a> ModelReport<'a> {
             }),
             elapsed_ms: outcome.elapsed,
             load_ms: ready.and_then(|it| it.load_time),
-            warnings: &outcome.warnings,
+            warnings: outcome.warnings.iter().map(|it| printable(it)).collect(),
             failure: failure.map(|it| FailureReport {
                 category: it.category,
                 confirmed: it.category.is_confirmed(),
                 replayed: it.age.is_some(),
                 age_ms: it.age,
-                reason: &it.reason,
-                hint: it.hint.as_deref(),
+                reason: printable(&it.reason),
+                hint: it.hint.as_deref().map(printable),
                 suggestions: &it.suggestions,
             }),
         }
