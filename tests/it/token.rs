@@ -63,6 +63,7 @@ fn a_load_that_works_leaves_it_nowhere() {
 #[test]
 fn a_server_that_repeats_it_is_not_quoted_with_it() {
     let odd = "k/AbCdEf\"\\AbCdEf";
+    let mut cases = Vec::new();
     for (token, text) in [
         (TOKEN, json!(format!("the token Bearer {TOKEN} may not do that")).to_string()),
         (odd, json!(format!("the token {odd} may not do that")).to_string()),
@@ -79,18 +80,26 @@ fn a_server_that_repeats_it_is_not_quoted_with_it() {
             ("rest", 500, &long, 75),
             ("rest", 400, &long, 75),
         ] {
-            let machine = Machine::new();
-            machine.faults(json!([{ "on": on, "kind": "status", "status": status, "body": body }]));
-            let run = loud(&machine, token, &[LLAMA, "--loader", "rest"]);
-            if status == 400 && on == "rest" {
-                run.expect(3).says("is not LM Studio");
-            } else if code == 5 {
-                run.expect(5).says("the token ").says("may not do that");
-            } else {
-                run.expect(code);
-            }
+            cases.push((token, on, status, body.clone(), code));
         }
     }
+    // Most of the time is spent waiting.
+    std::thread::scope(|scope| {
+        for (token, on, status, body, code) in cases {
+            scope.spawn(move || {
+                let machine = Machine::new();
+                machine.faults(json!([{ "on": on, "kind": "status", "status": status, "body": body }]));
+                let run = loud(&machine, token, &[LLAMA, "--loader", "rest"]);
+                if status == 400 && on == "rest" {
+                    run.expect(3).says("is not LM Studio");
+                } else if code == 5 {
+                    run.expect(5).says("the token ").says("may not do that");
+                } else {
+                    run.expect(code);
+                }
+            });
+        }
+    });
 }
 
 #[test]
@@ -102,18 +111,24 @@ fn no_failure_shows_it() {
         machine.faults(json!([{ "on": "rest", "kind": kind }]));
         loud(&machine, TOKEN, &[LLAMA]);
     }
-    for fault in [
-        json!({ "on": "load", "kind": "crash" }),
-        json!({ "on": "load", "kind": "other-id", "identifier": "odd" }),
-        json!({ "on": "load", "kind": "hang" }),
-        json!({ "on": "lms load", "kind": "fail" }),
-    ] {
-        for loader in ["lms", "rest"] {
-            let machine = Machine::with(json!({ "token": TOKEN }));
-            machine.faults(json!([fault]));
-            loud(&machine, TOKEN, &[LLAMA, "--loader", loader, "--load-timeout-ms", "700"]);
+    std::thread::scope(|scope| {
+        for (fault, loader) in [
+            (json!({ "on": "load", "kind": "crash" }), "lms"),
+            (json!({ "on": "load", "kind": "crash" }), "rest"),
+            (json!({ "on": "load", "kind": "other-id", "identifier": "odd" }), "lms"),
+            (json!({ "on": "load", "kind": "other-id", "identifier": "odd" }), "rest"),
+            (json!({ "on": "load", "kind": "hang" }), "lms"),
+            (json!({ "on": "load", "kind": "hang" }), "rest"),
+            (json!({ "on": "lms load", "kind": "fail" }), "lms"),
+        ] {
+            scope.spawn(move || {
+                let machine = Machine::with(json!({ "token": TOKEN }));
+                machine.faults(json!([fault]));
+                let run = loud(&machine, TOKEN, &[LLAMA, "--loader", loader, "--load-timeout-ms", "700"]);
+                assert_ne!(run.code, 0, "{fault} {run:?}");
+            });
         }
-    }
+    });
     let machine = Machine::bare();
     loud(&machine, TOKEN, &[LLAMA]).expect(3);
     loud(&machine, TOKEN, &[LLAMA, "--base-url", "http://nowhere.invalid:1/v1"]).expect(3);
