@@ -125,7 +125,7 @@ pub fn print(text: &str) -> io::Result<()> {
 /// Prints a report.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(report: &impl serde::Serialize) -> io::Result<()> {
     print(&printable_json(&serde_json::to_string(report)?))
 }

@@ -98,11 +98,12 @@ fn what_was_typed_is_shown_escaped() {
         &["ensure", LLAMA, "--state-dir", EVIL],
         &["ensure", &format!("agent:{EVIL}")],
     ] {
-        let run = tame(machine.run(args));
+        // Some of these words are taken for folders to make.
+        let run = tame(run(machine.command(args).current_dir(machine.home())));
         assert_ne!(run.code, 0, "{args:?}");
     }
     for name in ["LMSWARM_PARALLEL", "LMSWARM_PROVIDERS", "LMSWARM_CONFIG", "LMSWARM_BASE_URL", "LMSWARM_FAIL_MODE"] {
-        tame(run(machine.command(&["ensure", "--json", LLAMA]).env(name, EVIL)));
+        tame(run(machine.command(&["ensure", "--json", LLAMA]).env(name, EVIL).current_dir(machine.home())));
     }
     tame(run(machine.command(&["ensure", LLAMA]).env(format!("LMSWARM_{EVIL}"), "x")).says("means nothing"));
 }
