@@ -1,37 +1,8 @@
-//! Many callers at once, and callers that die.
+//! Callers side by side: those that fail, stop, or die, and what the others make of it.
 
 use serde_json::json;
 
 use crate::support::{LLAMA, Machine, QWEN};
-
-#[test]
-fn fifty_cold_callers_make_one_load() {
-    let machine = Machine::new();
-    let actions: Vec<_> =
-        machine.start_many(50, &[QWEN]).into_iter().map(|it| it.end().expect(0).model()["action"].clone()).collect();
-    assert_eq!(actions.iter().filter(|it| **it == "loaded").count(), 1);
-    assert!(actions.iter().all(|it| ["loaded", "waited", "none"].contains(&it.as_str().unwrap())));
-    assert_eq!(machine.loads(QWEN), 1);
-    assert_eq!(machine.resident(), [QWEN]);
-    assert_eq!(machine.lms_calls().len(), 1);
-}
-
-#[test]
-fn a_load_that_fails_is_tried_once_by_the_whole_fleet() {
-    let machine = Machine::with(json!({ "holdLoads": true }));
-    machine.faults(json!([{ "on": "load", "kind": "crash", "percent": 60 }]));
-    let callers = machine.start_many(12, &[LLAMA]);
-    machine.wait_for_event("load-begin");
-    machine.release();
-    let models: Vec<_> = callers.into_iter().map(|it| it.end().expect(5).model()).collect();
-    assert!(models.iter().all(|it| it["category"] == "load-failed"));
-    assert_eq!(models.iter().filter(|it| it["replayed"] == false).count(), 1);
-    assert_eq!(machine.loads(LLAMA), 1);
-    machine.faults(json!([]));
-    machine.configure(json!({}));
-    machine.ensure(&[LLAMA]).expect(5).says("`--fresh` tries again now");
-    machine.ensure(&[LLAMA, "--retry-cooldown-ms", "0"]).expect(0);
-}
 
 #[test]
 fn fresh_tries_again_at_once() {
@@ -153,19 +124,4 @@ fn a_waiter_does_not_need_a_leader_that_is_stopped() {
     leader.signal(Signal::CONT);
     leader.end().expect(0);
     assert_eq!(machine.loads(LLAMA), 1);
-}
-
-#[test]
-fn callers_that_share_no_lock_still_make_one_addressable_instance() {
-    let machine = Machine::new();
-    let callers: Vec<_> = (0..8)
-        .map(|number| {
-            let state = machine.path(&format!("state-{number}"));
-            machine.start(&[LLAMA, "--state-dir", state.to_str().unwrap()])
-        })
-        .collect();
-    for caller in callers {
-        caller.end().expect(0);
-    }
-    assert_eq!(machine.resident(), [LLAMA]);
 }

@@ -13,6 +13,7 @@ mod examples;
 mod failures;
 mod fleet;
 mod hardening;
+mod herd;
 mod hook_opencode;
 mod inputs;
 mod lms;
