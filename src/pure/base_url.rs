@@ -130,18 +130,33 @@ impl BaseUrl {
     pub fn slug(&self) -> String {
         let host = if self.is_loopback() { "localhost".to_owned() } else { self.host() };
         let path = self.root.path().trim_end_matches('/');
-        let name = format!("{}-{host}-{}{path}", self.root.scheme(), self.port());
-        // No two paths may share a name: what is remembered of one server is not true of another.
-        let mut slug = String::new();
-        for byte in name.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => slug.push(char::from(byte)),
-                b'/' => slug.push('+'),
-                _ => slug.extend(['=', hex(byte >> 4), hex(byte & 15)]),
-            }
-        }
-        slug
+        file_name(&format!("{}-{host}-{}{path}", self.root.scheme(), self.port()))
     }
+}
+
+/// The longest name that [`file_name`] makes: two of them and an ending fit into the 255
+/// bytes that file systems allow.
+const LONGEST_NAME: usize = 100;
+
+/// A name for a file about `text`. No two texts share one, also where case is ignored: what
+/// is remembered of one server is not true of another.
+pub fn file_name(text: &str) -> String {
+    let mut name = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' => name.push(char::from(byte)),
+            b'/' => name.push('+'),
+            _ => name.extend(['=', hex(byte >> 4), hex(byte & 15)]),
+        }
+    }
+    if name.len() <= LONGEST_NAME {
+        return name;
+    }
+    // FNV-1a: the same in every version of lmswarm, which may run side by side.
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325, fold);
+    name.truncate(LONGEST_NAME - 17);
+    format!("{name}~{digest:016x}")
 }
 
 fn hex(digit: u8) -> char {
@@ -229,12 +244,49 @@ mod tests {
         assert_eq!(slug("https://llm.example/a/b/v1"), "https-llm.example-443+a+b");
     }
 
+    #[test]
+    fn similar_servers_have_different_slugs() {
+        let long = "x".repeat(300);
+        let similar = [
+            "http://localhost:1234".to_owned(),
+            "https://localhost:1234".to_owned(),
+            "http://localhost:12341".to_owned(),
+            "http://llm.example:1234".to_owned(),
+            "http://localhost:1234/a".to_owned(),
+            "http://localhost:1234/A".to_owned(),
+            "http://localhost:1234/a/b".to_owned(),
+            "http://localhost:1234/a+b".to_owned(),
+            "http://localhost:1234/a=2fb".to_owned(),
+            "http://localhost:1234/a%2Fb".to_owned(),
+            "http://localhost:1234/a%2fb".to_owned(),
+            "http://localhost:1234/a-b".to_owned(),
+            "http://localhost:1234/a_b".to_owned(),
+            "http://localhost:1234/a.b".to_owned(),
+            "http://localhost:1234/a~b".to_owned(),
+            format!("http://localhost:1234/{long}/a"),
+            format!("http://localhost:1234/{long}/b"),
+            format!("http://localhost:1234/{long}"),
+        ];
+        let slugs: std::collections::BTreeSet<String> =
+            similar.iter().map(|it| BaseUrl::parse(it).unwrap().slug().to_lowercase()).collect();
+        assert_eq!(slugs.len(), similar.len(), "{slugs:#?}");
+        assert_eq!(file_name(&long), format!("{}~{}", "x".repeat(83), "e78ddf9f1ba85555"), "the same in every version");
+    }
+
     proptest! {
         #[test]
         fn what_is_shown_reads_back_as_the_same(text in "https?://[a-z0-9.]{1,20}(:[1-9][0-9]{0,3})?(/[a-z0-9]{1,5}){0,3}/?") {
             if let Ok(base) = BaseUrl::parse(&text) {
                 prop_assert_eq!(BaseUrl::parse(&base.to_string()), Ok(base));
             }
+        }
+
+        #[test]
+        fn two_paths_share_no_file_name_and_every_name_fits(one in "[/a-cA-C+=%~.2f-]{0,150}", other in "[/a-cA-C+=%~.2f-]{0,150}") {
+            let (first, second) = (file_name(&one), file_name(&other));
+            prop_assert_eq!(first.to_lowercase() == second.to_lowercase(), one == other);
+            prop_assert!(first.len() <= 100);
+            prop_assert!(first.bytes().all(|it| it.is_ascii_graphic() && it != b'/'));
         }
 
         #[test]
