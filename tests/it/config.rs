@@ -88,7 +88,8 @@ fn the_file_is_the_one_that_was_named() {
     machine.write("mine.json", "{ \"ttlSeconds\": 7 }");
     let mine = machine.path("mine.json");
     machine.ensure(&[LLAMA, "--config", mine.to_str().unwrap()]).expect(0).json();
-    run(machine.command(&["ensure", LLAMA]).env("LMSWARM_CONFIG", &mine)).expect(0).says("");
+    let run = run(machine.command(&["ensure", LLAMA]).env("LMSWARM_CONFIG", &mine)).expect(0);
+    assert_eq!(run.stderr, "", "the model is there already, and the file is fine");
     machine.ensure(&[LLAMA, "--config", "/nowhere.json"]).expect(78).says("there is no such config file").json();
     assert_eq!(machine.events("load-begin")[0]["ttlMs"], 7000);
 }

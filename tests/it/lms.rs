@@ -27,9 +27,27 @@ fn lms_is_found_where_lm_studio_puts_it() {
 fn the_configured_lms_is_used_and_no_other() {
     let machine = Machine::new();
     machine.install_lms_at("mine/lms");
-    machine.ensure(&[LLAMA, "--lms-path", machine.path("mine/lms").to_str().unwrap()]).expect(0).json();
+    std::fs::remove_file(machine.path("bin/lms")).unwrap();
+    let mine = machine.path("mine/lms");
+    machine.ensure(&[LLAMA, "--loader", "lms", "--lms-path", mine.to_str().unwrap()]).expect(0).json();
+    assert_eq!(machine.lms_calls().len(), 1);
+    machine.install_lms();
     let run = machine.ensure(&["google/gemma-3-12b", "--loader", "lms", "--lms-path", "/nowhere/lms"]).expect(5);
     run.says("/nowhere/lms (configured as lmsPath)").json();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_lms_that_somebody_kills_is_said_so() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "lms load", "kind": "hang" }]));
+    let caller = machine.start(&[LLAMA]);
+    machine.wait_for_event("fault");
+    let pid = machine.events("lms")[0]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let run = caller.end().expect(5).says(&format!("`lms load {LLAMA}` was ended by signal 9"));
+    assert_eq!(run.model()["category"], "load-failed");
 }
 
 #[test]

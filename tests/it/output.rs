@@ -67,10 +67,10 @@ fn the_log_file_is_written_by_work_and_not_by_a_warm_call() {
     let log = machine.path("lmswarm.log");
     let args = ["ensure", LLAMA, "--log-file", log.to_str().unwrap()];
     machine.preload(LLAMA);
-    machine.run(&args).expect(0).says("");
+    assert_eq!(machine.run(&args).expect(0).stderr, "");
     assert!(!log.exists());
     machine.control("evict", json!({ "identifier": LLAMA }));
-    machine.run(&args).expect(0).says("");
+    machine.run(&args).expect(0).says("is loaded");
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains(LLAMA), "{text}");
     machine.control("evict", json!({ "identifier": LLAMA }));

@@ -107,6 +107,16 @@ fn a_server_that_says_it_started_but_does_not_answer_is_down() {
 }
 
 #[test]
+fn a_server_whose_start_hangs_is_given_up_within_the_limit() {
+    let machine = Machine::with_server_off();
+    machine.faults(json!([{ "on": "lms server start", "kind": "hang" }]));
+    let run = machine.ensure(&[LLAMA, "--server-start-timeout-ms", "700"]).expect(3);
+    let run = run.says("`lms server start` did not end within");
+    assert!(!run.stderr.contains("within 30 s"), "{}", run.stderr);
+    assert_eq!(machine.lms_calls().len(), 1, "no time is left to wake LM Studio");
+}
+
+#[test]
 fn an_application_that_never_comes_up_ends_within_the_limit() {
     let machine = Machine::bare();
     machine.install_lms();
