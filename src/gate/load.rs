@@ -1,6 +1,7 @@
 //! The load itself, by `lms` or by REST, then the proof that the model is addressable. Exit
 //! code 0 of `lms load` alone proves nothing.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -68,9 +69,13 @@ impl Work<'_> {
         loop {
             let activity = self.call.progress.begin(&format!("loading `{}`", want.key), self.usual_load(want));
             let started = Instant::now();
+            let lent = self.lend_to_load(want);
             let attempt = match by {
-                By::Lms(lms) => self.load_by_lms(lms, want, &target, |percent| activity.percent(percent)).await?,
-                By::Rest => self.load_by_rest(want, &target).await?,
+                By::Lms(lms) => self.load_by_lms(lms, want, &target, lent, |percent| activity.percent(percent)).await?,
+                By::Rest => {
+                    let _kept = lent;
+                    self.load_by_rest(want, &target).await?
+                }
             };
             let time = started.elapsed();
             if matches!(attempt, Attempt::Loaded) {
@@ -104,6 +109,15 @@ impl Work<'_> {
                 Attempt::Misnamed(_) | Attempt::Loaded => return Ok(None),
             }
         }
+    }
+
+    /// The lock that tells others of this load; `None` if there is none to be had.
+    fn lend_to_load(&self, want: &Want) -> Option<File> {
+        self.store.as_ref()?.load_lock(want.key.as_str()).lend().unwrap_or_else(|error| {
+            // Others then see less of this load, which only matters where no list tells.
+            tracing::info!(%error, "the lock of the load does not work");
+            None
+        })
     }
 
     /// Whether somebody else's load has made the model ready, or does so now. A load that
@@ -150,12 +164,13 @@ impl Work<'_> {
         lms: &Lms,
         want: &Want,
         target: &Target,
+        lent: Option<File>,
         on_percent: impl FnMut(u8),
     ) -> Result<Attempt, Failure> {
         let args = load_args(&want.key, &want.options.within(target.max_context), target.placement);
         let limit = self.config.load_timeout;
         let finished = lms
-            .load(args.clone(), limit, on_percent)
+            .load(args.clone(), limit, lent, on_percent)
             .await
             .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
         let words = decode(&finished.stderr);

@@ -12,7 +12,7 @@ mod server;
 mod settle;
 mod wait;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
@@ -33,7 +33,7 @@ use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
 use crate::sys::stop::{Stop, Stopper};
 use look::Sight;
-use settle::context_warning;
+use settle::{context_warning, is_undisputed};
 
 /// One model of a call.
 #[derive(Debug, Clone)]
@@ -93,13 +93,18 @@ pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
     Ok(outcomes)
 }
 
-/// The outcome of a model that needs nothing: told to be ready, and without drift.
+/// The outcome of a model that needs nothing: ready as far as anybody tells, and without drift.
 fn warm_outcome(call: &Call<'_>, want: &Want, first: &look::Probe) -> Option<Outcome> {
     let snapshot = first.snapshot()?;
     let Residency::Addressable(instance) = snapshot.residency(&want.key) else { return None };
     let max_context = snapshot.max_context(&want.key);
-    if instance.readiness != Readiness::Ready || drift(instance, &want.options, max_context).is_some() {
+    if drift(instance, &want.options, max_context).is_some() {
         return None;
+    }
+    match instance.readiness {
+        Readiness::Ready => {}
+        Readiness::Untold if is_undisputed(call, want) => {}
+        _ => return None,
     }
     let ready = Ready { action: Action::None, source: snapshot.source, instance: instance.clone(), load_time: None };
     Some(outcome(call, want, Ok(ready), context_warning(want, max_context).into_iter().collect()))
@@ -139,8 +144,8 @@ struct Work<'a> {
     lms: Result<Lms, String>,
     /// For the model at hand; taken when its outcome is written.
     warnings: RefCell<Vec<String>>,
-    /// When this call began, in Unix milliseconds.
-    began_ms: u64,
+    /// Since when the leader, busy with the model at hand, has had no load under way.
+    no_load_since: Cell<Option<Instant>>,
 }
 
 /// Proof of being the one who may change what is loaded. Without a usable state directory
@@ -158,7 +163,7 @@ impl<'a> Work<'a> {
             stopper,
             store: None,
             warnings: RefCell::default(),
-            began_ms: now_ms().saturating_sub(u64::try_from(call.started.elapsed().as_millis()).unwrap_or(0)),
+            no_load_since: Cell::default(),
         };
         match open_store(call)? {
             Ok(store) => Ok(Self { store: Some(store), ..work }),
@@ -233,6 +238,7 @@ impl<'a> Work<'a> {
             None => self.look().await?,
         };
         let mut action = Action::None;
+        self.no_load_since.set(None);
         let lock_deadline = Instant::now() + self.config.lock_wait_timeout;
         loop {
             if let Some(ready) = self.settle(want, &sight, action)? {

@@ -2,26 +2,22 @@
 //! load took, what context was granted.
 
 use super::look::Sight;
-use super::{Lead, Want, Work};
+use super::{Call, Lead, Want, Work};
 use crate::pure::config::Config;
 use crate::pure::failure::{Category, Failure};
 use crate::pure::report::Ready;
 use crate::pure::residency::Residency;
+use crate::sys::memory::{Store, now_ms};
 
 impl Work<'_> {
     /// Fails with what an earlier call found out at great expense, if that is not long ago.
     pub(super) fn replay(&self, want: &Want, sight: &Sight) -> Result<(), Failure> {
         let Some(store) = &self.store else { return Ok(()) };
-        // `--fresh` forgets what was known before this call, not what others find out while
-        // it waits for them.
-        let since = self.call.fresh.then_some(self.began_ms);
-        let (model, attempt) = match sight {
-            Sight::Down => (None, self.server_attempt()),
-            _ => (Some(want.key.as_str()), self.attempt(want)),
+        let failure = match sight {
+            Sight::Down => young(self.call, store, None, &self.server_attempt()),
+            _ => past_failure(self.call, store, want),
         };
-        let Some(failure) = store.facts().failure(model, &attempt, self.config.retry_cooldown, since) else {
-            return Ok(());
-        };
+        let Some(failure) = failure else { return Ok(()) };
         let is_outdated = match sight {
             Sight::Seen(snapshot) => {
                 let came =
@@ -31,12 +27,6 @@ impl Work<'_> {
             _ => false,
         };
         if is_outdated { Ok(()) } else { Err(failure) }
-    }
-
-    /// What would be tried: a failure says nothing about an attempt with other options.
-    fn attempt(&self, want: &Want) -> String {
-        let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = self.config;
-        format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
     }
 
     fn server_attempt(&self) -> String {
@@ -62,7 +52,7 @@ impl Work<'_> {
             Err(failure) if failure.is_expensive && failure.age.is_none() => {
                 let is_server = failure.category == Category::ServerUnreachable;
                 let (model, attempt) =
-                    if is_server { (None, self.server_attempt()) } else { (Some(key), self.attempt(want)) };
+                    if is_server { (None, self.server_attempt()) } else { (Some(key), attempt(self.config, want)) };
                 store.change(leadership, |facts| facts.remember_failure(model, &attempt, failure))
             }
             Err(_) => return,
@@ -71,4 +61,22 @@ impl Work<'_> {
             self.warn(format!("the state directory cannot be written ({error}); this outcome will not be remembered"));
         }
     }
+}
+
+/// A failure on this model that is young enough to be replayed.
+pub(super) fn past_failure(call: &Call<'_>, store: &Store, want: &Want) -> Option<Failure> {
+    young(call, store, Some(want.key.as_str()), &attempt(call.config, want))
+}
+
+fn young(call: &Call<'_>, store: &Store, model: Option<&str>, attempt: &str) -> Option<Failure> {
+    // `--fresh` forgets what was known before this call, not what others find out while it
+    // waits for them.
+    let began_ms = || now_ms().saturating_sub(u64::try_from(call.started.elapsed().as_millis()).unwrap_or(0));
+    store.facts().failure(model, attempt, call.config.retry_cooldown, call.fresh.then(began_ms))
+}
+
+/// What would be tried: a failure says nothing about an attempt with other options.
+fn attempt(config: &Config, want: &Want) -> String {
+    let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = config;
+    format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
 }

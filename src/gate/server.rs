@@ -164,7 +164,8 @@ impl Work<'_> {
             let args = ["-ga", "LM Studio"].map(str::to_owned);
             let open = "/usr/bin/open".as_ref();
             let secrets = std::slice::from_ref(&self.config.api_token_env);
-            if crate::sys::process::run(open, &args, secrets, remaining, &self.stopper, |_| {}).await.succeeded() {
+            let run = crate::sys::process::run;
+            if run(open, &args, secrets, remaining, &self.stopper, None, |_| {}).await.succeeded() {
                 return Ok(());
             }
         }

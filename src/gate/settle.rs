@@ -1,12 +1,18 @@
 //! What a sight settles without any work: ready, failed, or "work to do".
 
+use std::time::{Duration, Instant};
+
 use super::look::Sight;
-use super::{Want, Work, obtain};
+use super::recall::past_failure;
+use super::wait::LOOK_INTERVAL;
+use super::{Call, Want, Work, obtain};
 use crate::pure::config::OnMismatch;
 use crate::pure::failure::{Category, Failure};
 use crate::pure::report::{Action, Ready};
 use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
+use crate::pure::text::duration;
 use crate::sys::lock::Leader;
+use crate::sys::memory::Store;
 
 impl Work<'_> {
     /// What a sight settles without any work: ready, failed, or `None` for "work to do".
@@ -44,7 +50,7 @@ impl Work<'_> {
         }
         let max_context = snapshot.max_context(&want.key);
         if let Some(drift) = drift(instance, &want.options, max_context)
-            && !self.accepts(want, drift)?
+            && !self.accepts(want, drift, sight)?
         {
             return Ok(None);
         }
@@ -55,7 +61,7 @@ impl Work<'_> {
     }
 
     /// Whether drift is let pass: by configuration, or because a reload would not help.
-    fn accepts(&self, want: &Want, drift: Drift) -> Result<bool, Failure> {
+    fn accepts(&self, want: &Want, drift: Drift, sight: &Sight) -> Result<bool, Failure> {
         let Drift { has, wants } = drift;
         let key = &want.key;
         match (self.config.on_mismatch, &self.store) {
@@ -70,21 +76,78 @@ impl Work<'_> {
             }
             (OnMismatch::Reload, Some(store)) => {
                 let asked = want.options.context_length.unwrap_or(wants);
-                let granted = store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown);
-                if granted {
-                    self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: LM Studio granted no more when it was loaded"));
-                }
-                Ok(granted)
+                let why = if store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown) {
+                    "LM Studio granted no more when it was loaded".to_owned()
+                } else if let Err(failure) = self.replay(want, sight) {
+                    // To unload it would be to end with nothing.
+                    let age = duration(failure.age.unwrap_or_default());
+                    format!("it is not reloaded, as that failed {age} ago: {}", failure.reason)
+                } else {
+                    return Ok(false);
+                };
+                self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: {why}"));
+                Ok(true)
             }
         }
     }
 
-    /// Whether another process leads right now, and says that this model is why.
+    /// Whether one of us loads it right now, as far as our own locks tell.
     fn is_being_loaded(&self, want: &Want) -> bool {
         let Some(store) = &self.store else { return false };
-        let names_it = |it: &Leader| it.model == want.key.as_str() && it.pid != std::process::id();
-        store.lock.leader().is_some_and(|it| names_it(&it)) && matches!(store.lock.is_free(), Ok(false))
+        match own_load(store, want, self.config.load_timeout) {
+            OwnLoad::UnderWay => {
+                self.no_load_since.set(None);
+                true
+            }
+            // It may be about to load, or has just done so. One that does neither for long
+            // is stopped.
+            OwnLoad::Led => {
+                let since = self.no_load_since.get().unwrap_or_else(Instant::now);
+                self.no_load_since.set(Some(since));
+                since.elapsed() < LOOK_INTERVAL
+            }
+            OwnLoad::No => false,
+        }
     }
+
+    /// Whether a load that one of us ordered is under way, though its leader may be gone.
+    pub(super) fn has_own_load(&self, want: &Want) -> bool {
+        let Some(store) = &self.store else { return false };
+        matches!(own_load(store, want, self.config.load_timeout), OwnLoad::UnderWay)
+    }
+}
+
+/// What our own locks tell of a load. A load by others leaves no trace there.
+enum OwnLoad {
+    /// It is under way.
+    UnderWay,
+    /// It is not, but another process leads, and says that this model is why.
+    Led,
+    /// None of us has to do with it.
+    No,
+}
+
+fn own_load(store: &Store, want: &Want, load_timeout: Duration) -> OwnLoad {
+    let key = want.key.as_str();
+    // A load is over by then, and whatever else keeps the lock is not it.
+    if store.load_lock(key).is_lent(load_timeout) {
+        return OwnLoad::UnderWay;
+    }
+    let names_it = |it: Leader| it.model == key && it.pid != std::process::id();
+    if store.lock.leader().is_some_and(names_it) && matches!(store.lock.is_free(), Ok(false)) {
+        return OwnLoad::Led;
+    }
+    OwnLoad::No
+}
+
+/// Whether nothing that is written down speaks against an instance of which the source does
+/// not tell whether it is ready. Nothing is made or written for it.
+pub(super) fn is_undisputed(call: &Call<'_>, want: &Want) -> bool {
+    let store = call.state_dir.as_deref().and_then(|folder| Store::peek(folder, &call.server.base.slug()));
+    store.is_none_or(|store| {
+        matches!(own_load(&store, want, call.config.load_timeout), OwnLoad::No)
+            && past_failure(call, &store, want).is_none()
+    })
 }
 
 /// Asking for more than the model has means all it has; the user should know.

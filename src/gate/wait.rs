@@ -6,13 +6,13 @@ use super::look::Sight;
 use super::{Backoff, Want, Work};
 use crate::pure::failure::{Category, Failure};
 use crate::pure::report::Action;
-use crate::pure::residency::Residency;
+use crate::pure::residency::{Readiness, Residency};
 use crate::pure::text::{duration, printable};
 use crate::sys::lock::{Leader, poll_interval};
 use crate::sys::memory::age;
 
 /// How often a waiter looks for itself: the leader may be stopped, or somebody else loads.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Work<'_> {
     /// Waits until there is no leader, or until the model is ready without one, and returns
@@ -66,7 +66,12 @@ impl Work<'_> {
     /// there was anything to wait for.
     pub(super) async fn wait_for_load_under_way(&self, want: &Want, sight: Sight) -> Result<(Sight, bool), Failure> {
         let is_loading = |sight: &Sight| match sight {
-            Sight::Seen(snapshot) => matches!(snapshot.residency(&want.key), Residency::Loading(_)),
+            Sight::Seen(snapshot) => match snapshot.residency(&want.key) {
+                Residency::Loading(_) => true,
+                // The leader that ordered it may be gone.
+                Residency::Addressable(it) => it.readiness == Readiness::Untold && self.has_own_load(want),
+                _ => false,
+            },
             _ => false,
         };
         if !is_loading(&sight) {

@@ -2,6 +2,7 @@
 //! mismatched LM Studio makes it wait for ever. Exit codes prove little (`lms unload` of an
 //! unknown identifier exits 0), so whoever calls looks afterwards.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,7 +93,8 @@ impl Lms {
         Err(problem.unwrap_or_else(|| Problem::Failed(format!("`lms {command}` was not run"))))
     }
 
-    /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is.
+    /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is, and
+    /// `lent` stays open while it runs.
     ///
     /// # Errors
     /// When the whole call must end; the load was cancelled then.
@@ -100,10 +102,11 @@ impl Lms {
         &self,
         args: Vec<String>,
         limit: Duration,
+        lent: Option<File>,
         mut on_percent: impl FnMut(u8),
     ) -> Result<Finished, Problem> {
         let args = self.reaching(args);
-        self.run(&args, limit, |piece| {
+        self.run_with(&args, limit, lent, |piece| {
             if let Some(percent) = last_percent(piece) {
                 on_percent(percent);
             }
@@ -186,7 +189,17 @@ impl Lms {
     }
 
     async fn run(&self, args: &[String], limit: Duration, on_output: impl FnMut(&[u8])) -> Result<Finished, Problem> {
-        let finished = run(&self.program, args, &self.secrets, limit, &self.stopper, on_output).await;
+        self.run_with(args, limit, None, on_output).await
+    }
+
+    async fn run_with(
+        &self,
+        args: &[String],
+        limit: Duration,
+        lent: Option<File>,
+        on_output: impl FnMut(&[u8]),
+    ) -> Result<Finished, Problem> {
+        let finished = run(&self.program, args, &self.secrets, limit, &self.stopper, lent, on_output).await;
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
             Exit::NotStarted(error) => {

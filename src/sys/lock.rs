@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,15 +66,41 @@ impl LockFile {
     /// Whether there is no leader right now. Never waits, and holds nothing afterwards.
     ///
     /// # Errors
-    /// As for [`Self::try_lead`].
+    /// When the file cannot be opened or locking does not work there.
     pub fn is_free(&self) -> io::Result<bool> {
         // Opened anew each time, so that a file that was deleted and made again is seen.
-        let file = self.open()?;
+        let Some(file) = self.open_existing()? else { return Ok(true) };
         match fs2::FileExt::try_lock_shared(&file) {
             Ok(()) => Ok(true),
             Err(error) if is_contended(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Locks for a child that gets the file: the kernel frees it when the last process that
+    /// has it open is gone, which may be long after this one. `None` if it is locked already.
+    ///
+    /// # Errors
+    /// As for [`Self::try_lead`].
+    pub fn lend(&self) -> io::Result<Option<File>> {
+        let file = self.open()?;
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {
+                file.set_modified(SystemTime::now())?;
+                Ok(Some(file))
+            }
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a child has had it for less than `max_age`.
+    pub fn is_lent(&self, max_age: Duration) -> bool {
+        let is_young = |file: File| {
+            let age = file.metadata().and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
+            age.is_some_and(|age| age < max_age)
+        };
+        self.open_existing().ok().flatten().is_some_and(is_young) && matches!(self.is_free(), Ok(false))
     }
 
     /// Writes down who leads.
@@ -103,6 +129,14 @@ impl LockFile {
                 open(&mut options, &self.path)
             }
             opened => opened,
+        }
+    }
+
+    fn open_existing(&self) -> io::Result<Option<File>> {
+        match open(OpenOptions::new().read(true), &self.path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -202,6 +236,31 @@ mod tests {
         assert!(second.is_some());
         drop(first);
         assert!(!lock.is_free().unwrap());
+    }
+
+    #[test]
+    fn to_ask_makes_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = LockFile::new(folder.path().join("lock"));
+        assert!(lock.is_free().unwrap());
+        assert!(!lock.is_lent(Duration::MAX));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_that_a_child_has_outlives_whoever_lent_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = LockFile::new(folder.path().join("lock"));
+        let lent = lock.lend().unwrap().unwrap();
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").stdin(lent).spawn().unwrap();
+        assert!(lock.lend().unwrap().is_none());
+        assert!(lock.is_lent(Duration::from_secs(60)));
+        assert!(!lock.is_lent(Duration::ZERO), "too old to be believed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!lock.is_lent(Duration::from_secs(60)));
+        assert!(lock.lend().unwrap().is_some());
     }
 
     #[cfg(unix)]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{Leadership, LockFile};
 use super::private::{self, NoStore, make_private, no_follow};
+use crate::pure::base_url::file_name;
 use crate::pure::failure::{Category, Failure};
 
 /// How many load times are kept of each model.
@@ -29,6 +30,8 @@ pub struct Store {
     pub lock: LockFile,
     /// The lock for starting a server on this machine, whatever its port: there is only one.
     pub start_lock: LockFile,
+    folder: PathBuf,
+    slug: String,
     facts: PathBuf,
     verdicts: PathBuf,
 }
@@ -49,7 +52,21 @@ impl Store {
             start_lock: LockFile::new(start_lock),
             facts: folder.join(format!("{slug}.json")),
             verdicts: folder.join(format!("{slug}.verdicts.json")),
+            folder: folder.to_owned(),
+            slug: slug.to_owned(),
         })
+    }
+
+    /// The directory, if it is there and may be believed; nothing is made.
+    pub fn peek(folder: &Path, slug: &str) -> Option<Self> {
+        folder.symlink_metadata().ok()?;
+        Self::open(folder, slug).ok()
+    }
+
+    /// The lock that our own load of `key` has while it is under way, whatever becomes of
+    /// the process that ordered it.
+    pub fn load_lock(&self, key: &str) -> LockFile {
+        LockFile::new(self.folder.join(format!("{}.{}.load", self.slug, file_name(key))))
     }
 
     /// What is remembered.
@@ -290,6 +307,44 @@ mod tests {
         assert_eq!(facts.failure(Some("a"), "x", minute, Some(now_ms() + 1000)), None);
         store.change(&leadership, |facts| facts.forget_failures("a")).unwrap();
         assert_eq!(store.facts().failure(Some("a"), "x", minute, None), None);
+    }
+
+    #[test]
+    fn a_server_and_a_model_with_endless_names_are_remembered_as_well() {
+        use crate::pure::base_url::BaseUrl;
+        let folder = tempfile::tempdir().unwrap();
+        let path = "Long%20Path/".repeat(200);
+        let slug = BaseUrl::parse(&format!("https://llm.example/{path}v1")).unwrap().slug();
+        let store = Store::open(&folder.path().join("state"), &slug).unwrap();
+        let leadership = store.lock.try_lead().unwrap().unwrap();
+        store.change(&leadership, |facts| facts.remember_load("a", Duration::from_secs(7))).unwrap();
+        assert_eq!(store.facts().usual_load("a"), Some(Duration::from_secs(7)));
+        let verdict = CachedVerdict {
+            at_ms: now_ms(),
+            context_length: None,
+            max_context_length: None,
+            parallel: None,
+            device: None,
+        };
+        store.remember_verdict("a", verdict, Duration::from_secs(60)).unwrap();
+        assert!(store.verdict("a", Duration::from_secs(60)).is_some());
+        assert!(store.load_lock(&"Long/Key ".repeat(200)).lend().unwrap().is_some());
+    }
+
+    #[test]
+    fn to_peek_makes_nothing_and_believes_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert!(Store::peek(&state, "x").is_none());
+        assert!(!state.exists());
+        store(folder.path());
+        assert!(Store::peek(&state, "x").is_some());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+            assert!(Store::peek(&state, "x").is_none());
+        }
     }
 
     #[test]

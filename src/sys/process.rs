@@ -1,7 +1,8 @@
-//! Runs one child: no stdin, output always drained and capped, a limit, and an end the way
+//! Runs one child: nothing on its stdin, output always drained and capped, a limit, and an end the way
 //! its user would end it. The exit of the child ends the call, not the end of its pipes:
 //! `lms` may leave a daemon behind that holds them open.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -54,43 +55,49 @@ impl Finished {
 }
 
 /// Runs `program` with `args`, without the variables `secrets`, and waits for its end.
-/// `on_output` sees each piece of stdout.
+/// `on_output` sees each piece of stdout; `lent` is an empty file that the child keeps open
+/// as long as it lives.
 pub async fn run(
     program: &Path,
     args: &[String],
     secrets: &[String],
     limit: Duration,
     stopper: &Stopper,
+    lent: Option<File>,
     mut on_output: impl FnMut(&[u8]),
 ) -> Finished {
     tracing::debug!(program = %program.display(), ?args, ?limit, "starting a child");
-    let mut child = match spawn(program, args, secrets) {
-        Ok(child) => child,
+    // Nobody but this process locks for a child there; and a locked file cannot be read.
+    #[cfg(not(unix))]
+    let (_kept, lent) = (lent, None);
+    let mut spawned = match spawn(program, args, secrets, lent) {
+        Ok(spawned) => spawned,
         Err(error) => return Finished { exit: Exit::NotStarted(error), stdout: vec![], stderr: vec![] },
     };
-    let mut stdout = Stream::new(child.stdout.take());
-    let mut stderr = Stream::new(child.stderr.take());
+    let mut stdout = Stream::new(spawned.stdout.take());
+    let mut stderr = Stream::new(spawned.stderr.take());
+    let mut child = Dismissed(spawned);
     let mut ending: Option<Exit> = None;
     let timer = sleep_until(Instant::now() + limit);
     tokio::pin!(timer);
     let status = loop {
         tokio::select! {
-            status = child.wait() => break status,
+            status = child.0.wait() => break status,
             Some(piece) = stdout.read() => on_output(piece),
             Some(_) = stderr.read() => {}
             () = &mut timer => {
                 if ending.is_none() {
                     ending = Some(Exit::LimitExpired);
-                    ask_to_stop(&mut child);
+                    ask_to_stop(&mut child.0);
                 } else {
                     // An error means that it is gone already.
-                    let _ = child.start_kill();
+                    let _ = child.0.start_kill();
                 }
                 timer.as_mut().reset(Instant::now() + GRACE);
             }
             stop = stopper.stopped(), if ending.is_none() => {
                 ending = Some(Exit::Stopped(stop));
-                ask_to_stop(&mut child);
+                ask_to_stop(&mut child.0);
                 timer.as_mut().reset(Instant::now() + GRACE);
             }
             () = stopper.insisted(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
@@ -110,9 +117,32 @@ pub async fn run(
     Finished { exit, stdout: stdout.kept, stderr: stderr.kept }
 }
 
-fn spawn(program: &Path, args: &[String], secrets: &[String]) -> std::io::Result<Child> {
+/// A child that is asked to stop when the call is dropped, as `run` does when its command
+/// ends: a killed `lms load` would leave its load to chance.
+struct Dismissed(Child);
+
+impl Drop for Dismissed {
+    fn drop(&mut self) {
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
+        ask_to_stop(&mut self.0);
+        let until = Instant::now() + GRACE;
+        // What is left then is killed on drop.
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn spawn(program: &Path, args: &[String], secrets: &[String], lent: Option<File>) -> std::io::Result<Child> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(args)
+        .stdin(lent.map_or_else(Stdio::null, Stdio::from))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     for name in secrets {
         command.env_remove(name);
     }
@@ -189,7 +219,7 @@ mod tests {
         let started = Instant::now();
         let stopper = Stopper::listen(None);
         let args = ["-c".to_owned(), script.to_owned()];
-        let finished = run(Path::new("/bin/sh"), &args, &[], limit, &stopper, |_| {}).await;
+        let finished = run(Path::new("/bin/sh"), &args, &[], limit, &stopper, None, |_| {}).await;
         (finished, started.elapsed())
     }
 
@@ -235,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_no_panic() {
         let stopper = Stopper::listen(None);
-        let finished = run(Path::new("/nowhere/lms"), &[], &[], Duration::from_secs(1), &stopper, |_| {}).await;
+        let finished = run(Path::new("/nowhere/lms"), &[], &[], Duration::from_secs(1), &stopper, None, |_| {}).await;
         assert!(matches!(finished.exit, Exit::NotStarted(_)));
     }
 }

@@ -46,11 +46,72 @@ fn a_load_that_crashes_fails_everybody_even_where_no_list_tells() {
 
 #[test]
 fn a_load_that_hangs_is_not_taken_for_ready() {
-    for machine in machines_that_cannot_tell() {
+    let machines = machines_that_cannot_tell();
+    let calls = machines.each_ref().map(|machine| {
         machine.faults(json!([{ "on": "load", "kind": "hang" }, { "on": "lms load", "kind": "ignore-sigint" }]));
-        let model = machine.ensure(&[LLAMA, "--load-timeout-ms", "400"]).expect(5).model();
-        assert_eq!(model["category"], "load-timeout");
+        machine.start(&[LLAMA, "--load-timeout-ms", "400"])
+    });
+    for call in calls {
+        assert_eq!(call.end().expect(5).model()["category"], "load-timeout");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_load_that_lost_its_leader_is_not_taken_for_ready_even_where_no_list_tells() {
+    for machine in machines_that_cannot_tell() {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        leader.signal(rustix::process::Signal::KILL);
+        assert_eq!(leader.end().code, 137);
+        let early = machine.ensure(&[LLAMA, "--timeout", "700ms"]).expect(75);
+        assert_eq!(early.model()["category"], "deadline");
+        let callers = machine.start_many(3, &[LLAMA]);
+        machine.release();
+        for caller in callers {
+            caller.end().expect(0).json();
+        }
+        assert_eq!(machine.loads(LLAMA), 1);
+        assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "none");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_leader_that_is_stopped_keeps_nobody_even_where_no_list_tells() {
+    use rustix::process::Signal;
+    let machines = machines_that_cannot_tell();
+    // Side by side: a waiter gives such a leader some time.
+    let calls = machines.each_ref().map(|machine| {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        leader.signal(Signal::STOP);
+        let waiter = machine.start(&[LLAMA]);
+        machine.release();
+        (leader, waiter)
+    });
+    for (leader, waiter) in calls {
+        assert_eq!(waiter.end().expect(0).model()["action"], "waited");
+        leader.signal(Signal::CONT);
+        leader.end().expect(0).json();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_warm_call_needs_no_state_directory_even_where_no_list_tells() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::with(json!({ "v0": false }));
+    machine.preload(LLAMA);
+    assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "none");
+    assert!(!machine.path(".cache").exists(), "a warm call writes nothing");
+    let state = machine.path(".cache/lmswarm");
+    std::fs::create_dir_all(&state).unwrap();
+    machine.ensure(&[LLAMA]).expect(0).json();
+    assert_eq!(state.read_dir().unwrap().count(), 0, "a warm call writes nothing");
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "none");
+    machine.ensure(&[GEMMA]).expect(78).says("is writable by others");
 }
 
 #[test]
@@ -125,11 +186,103 @@ fn a_model_that_is_loading_never_makes_room() {
 }
 
 #[test]
+fn a_model_that_may_be_loading_never_makes_room() {
+    let machine = Machine::with(json!({ "v0": false, "holdLoads": true }));
+    let first = machine.start(&[GEMMA, "--state-dir", machine.path("other").to_str().unwrap()]);
+    machine.wait_for_event("load-begin");
+    let run = machine.ensure(&[LLAMA, "--evict-on-pressure", "--ram-budget-mb", "4000"]).expect(5);
+    assert_eq!(run.says("does not fit into ramBudgetMB").model()["category"], "load-refused");
+    machine.release();
+    first.end().expect(0).json();
+    assert_eq!((machine.events("unload").len(), machine.events("load-cancelled").len()), (0, 0));
+}
+
+#[test]
 fn nothing_is_unloaded_in_vain() {
     let machine = Machine::new();
     machine.preload(LLAMA);
     machine.ensure(&[GEMMA, "--evict-on-pressure", "--ram-budget-mb", "2000"]).expect(5).says("does not fit").json();
     assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[test]
+fn nothing_is_unloaded_for_a_model_larger_than_the_machine() {
+    let machine = Machine::with(json!({ "ramBytes": 64_000_000_000_u64 }));
+    let models = json!([{ "modelKey": LLAMA }, { "modelKey": "acme/giant", "sizeBytes": 9_000_000_000_000_000_u64 }]);
+    machine.write(".lmstudio/.simulator/models.json", &models.to_string());
+    machine.preload(LLAMA);
+    let run = machine.ensure(&["acme/giant", "--evict-on-pressure"]).expect(5).says("insufficient system resources");
+    assert_eq!(run.model()["category"], "load-refused");
+    assert_eq!(machine.events("load-refused").len(), 1, "LM Studio has the last word");
+    assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[test]
+fn a_model_lost_while_another_is_loaded_again_is_said_to_be_gone() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let caller = machine.start(&[LLAMA, GEMMA]);
+    // There is room for one: each load costs the other model its place.
+    for (loads, lost) in [(1, None), (2, Some(LLAMA)), (3, Some(GEMMA))] {
+        machine.wait_for("a load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() == loads);
+        if let Some(lost) = lost {
+            machine.control("evict", json!({ "identifier": lost }));
+        }
+        machine.release();
+    }
+    let report = caller.end().expect(5).says("is gone again").json();
+    assert_eq!((&report["models"][0]["addressable"], &report["ok"]), (&json!(true), &json!(false)));
+    assert_eq!(report["models"][1]["category"], "not-addressable");
+    assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[test]
+fn too_little_context_by_somebody_elses_load_is_told() {
+    for (on_mismatch, code) in [("reload", 0), ("fail", 6)] {
+        let machine = Machine::new();
+        machine.faults(json!([{ "on": "lms load", "kind": "slow", "ms": 1500, "times": 1 }]));
+        let caller = machine.start(&[LLAMA, "--context-length", "8192", "--on-mismatch", on_mismatch]);
+        // It is about to load; somebody at the window is faster.
+        machine.wait_for_event("fault");
+        machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
+        let run = caller.end().expect(code).says("a context of 2048 tokens");
+        if code == 0 {
+            assert_eq!(run.says("not 8192: another client loaded it so").model()["action"], "waited");
+        } else {
+            assert_eq!(run.model()["category"], "drift");
+        }
+        assert_eq!(machine.events("load-refused").len(), 1);
+    }
+}
+
+#[test]
+fn a_reload_that_was_refused_does_not_block_what_is_resident() {
+    let machine = Machine::new();
+    machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
+    machine.faults(json!([{ "on": "load", "kind": "refuse", "times": 1 }]));
+    let args = [LLAMA, "--context-length", "8192"];
+    machine.ensure(&args).expect(5).says("insufficient system resources");
+    assert_eq!(machine.ensure(&args).expect(5).model()["replayed"], true);
+    machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
+    for busy in [true, false] {
+        machine.control("busy", json!({ "identifier": LLAMA, "busy": busy }));
+        let run =
+            machine.ensure(&args).expect(0).says("a context of 2048 tokens, not 8192: it is not reloaded, as that");
+        assert_eq!(run.model()["action"], "none");
+    }
+    assert_eq!(machine.events("unload").len(), 1, "by the first call");
+    assert_eq!(machine.ensure(&[&args[..], &["--fresh"]].concat()).expect(0).model()["action"], "reloaded");
+}
+
+#[test]
+fn a_verdict_on_disk_does_not_outlive_an_eviction() {
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    machine.preload(LLAMA);
+    machine.control("used", json!({ "identifier": LLAMA, "lastUsedTime": 1 }));
+    machine.ensure(&[LLAMA]).expect(0).json();
+    assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["source"], "cache");
+    machine.ensure(&[GEMMA, "--evict-on-pressure", "--ram-budget-mb", "8500"]).expect(0).json();
+    assert_eq!(machine.resident(), [GEMMA]);
+    assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "loaded");
 }
 
 #[test]
@@ -359,6 +512,41 @@ mod signals {
         });
         caller.signal(Signal::INT);
         assert_eq!(caller.end().expect(130).model()["category"], "interrupted");
+    }
+
+    #[test]
+    fn a_second_signal_ends_at_once() {
+        let machine = Machine::with(json!({ "holdLoads": true }));
+        machine.faults(json!([{ "on": "lms load", "kind": "ignore-sigint" }]));
+        let caller = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        let started = std::time::Instant::now();
+        // Two of a kind, sent in a row, could arrive as one.
+        caller.signal(Signal::INT);
+        caller.signal(Signal::TERM);
+        assert_eq!(caller.end().expect(130).model()["category"], "interrupted");
+        // After one signal, a deaf child has five seconds.
+        assert!(started.elapsed() < std::time::Duration::from_secs(4), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_command_that_ends_while_its_model_is_loaded_again_cancels_the_load() {
+        let machine = Machine::new();
+        let script = "trap 'exit 5' TERM; : > ready; while :; do /bin/sleep 0.05; done";
+        let args = ["run", "--keep-warm", "1s", LLAMA, "--", "/bin/sh", "-c", script];
+        let running = crate::support::Running::start(machine.command(&args).current_dir(machine.home()));
+        until("the command runs", || machine.path("ready").exists());
+        machine.configure(json!({ "holdLoads": true }));
+        machine.control("evict", json!({ "identifier": LLAMA }));
+        let loads = |record: &[Value]| record.iter().filter(|it| it["event"] == "load-begin").count();
+        machine.wait_for("the second load", |record| loads(record) == 2);
+        let waiter = machine.start(&[LLAMA]);
+        running.signal(Signal::TERM);
+        running.end().expect(5);
+        assert_eq!(machine.events("load-cancelled").len(), 1);
+        machine.wait_for("the waiter's load", |record| loads(record) == 3);
+        machine.release();
+        assert_eq!(waiter.end().expect(0).model()["action"], "loaded");
     }
 
     #[cfg(target_os = "linux")]

@@ -13,8 +13,8 @@ const LEADERS_REQUESTS: usize = 6;
 
 /// The most requests of waiters: a look before and one after the wait, and one each 5 s of it.
 fn most_requests<'a>(waiters: impl IntoIterator<Item = &'a Value>) -> usize {
-    let most = |waiter: &Value| 4 + 2 * usize::try_from(waiter["elapsedMs"].as_u64().unwrap() / 5000).unwrap();
-    waiters.into_iter().map(most).sum()
+    let seconds = |waiter: &Value| waiter["elapsedMs"].as_u64().expect("a number") / 1000;
+    waiters.into_iter().map(|waiter| 4 + 2 * usize::try_from(seconds(waiter) / 5).expect("not that long")).sum()
 }
 
 fn all_models(callers: Vec<Running>, code: i32) -> Vec<Value> {
@@ -106,7 +106,8 @@ fn age_memory(machine: &Machine, by_ms: u64) {
         }
     }
     let place = format!(".cache/lmswarm/http-localhost-{}.json", machine.rest_port);
-    let mut facts: Value = serde_json::from_slice(&std::fs::read(machine.path(&place)).unwrap()).unwrap();
+    let mut facts: Value =
+        serde_json::from_slice(&std::fs::read(machine.path(&place)).expect("a memory")).expect("JSON");
     age(&mut facts, by_ms);
     machine.write(&place, &facts.to_string());
 }
