@@ -532,7 +532,7 @@ mod signals {
     #[test]
     fn a_command_that_ends_while_its_model_is_loaded_again_cancels_the_load() {
         let machine = Machine::new();
-        let script = "trap 'exit 5' TERM; : > ready; while :; do /bin/sleep 0.05; done";
+        let script = ": > ready; until [ -e stop ]; do /bin/sleep 0.05; done; exit 5";
         let args = ["run", "--keep-warm", "1s", LLAMA, "--", "/bin/sh", "-c", script];
         let running = crate::support::Running::start(machine.command(&args).current_dir(machine.home()));
         until("the command runs", || machine.path("ready").exists());
@@ -541,7 +541,7 @@ mod signals {
         let loads = |record: &[Value]| record.iter().filter(|it| it["event"] == "load-begin").count();
         machine.wait_for("the second load", |record| loads(record) == 2);
         let waiter = machine.start(&[LLAMA]);
-        running.signal(Signal::TERM);
+        machine.write("stop", "");
         running.end().expect(5);
         assert_eq!(machine.events("load-cancelled").len(), 1);
         machine.wait_for("the waiter's load", |record| loads(record) == 3);
