@@ -114,31 +114,43 @@ fn cached_instances(store: &Store, wants: &[Want], max_age: Duration) -> Option<
         .collect()
 }
 
-/// Keeps the verdicts that say yes; a no leads to work, after which it is another. Verdicts
-/// of REST are kept only if the user gave a number.
+/// Keeps the verdicts that say yes; a no leads to work, after which it is another.
 pub(super) fn remember_verdicts(call: &Call<'_>, outcomes: &[Outcome]) {
-    let max_age = |source| match (call.config.verify_cache, source) {
-        (_, Source::Cache) | (None, Source::RestV1 | Source::RestV0) => Duration::ZERO,
-        (None, Source::LmsPs) => LMS_PS_CACHE,
-        (Some(age), _) => age,
-    };
     let ready = outcomes.iter().filter_map(|it| Some((&it.key, it.result.as_ref().ok()?)));
-    let mut kept = ready.filter(|(_, ready)| !max_age(ready.source).is_zero()).peekable();
+    let mut kept = ready.filter(|(_, ready)| !kept_for(call, ready.source).is_zero()).peekable();
     if kept.peek().is_none() {
         return;
     }
     let Ok(Ok(store)) = open_store(call) else { return };
-    for (key, Ready { source, instance, .. }) in kept {
-        let verdict = CachedVerdict {
-            at_ms: now_ms(),
-            context_length: instance.context_length,
-            max_context_length: instance.max_context_length,
-            parallel: instance.parallel,
-            device: instance.device.clone(),
-        };
-        if let Err(error) = store.remember_verdict(key, verdict, max_age(*source)) {
-            tracing::info!(%error, "a verdict cannot be remembered");
-        }
+    for (key, ready) in kept {
+        remember_verdict(call, &store, key, ready);
+    }
+}
+
+/// How long a verdict is kept. Those of REST are kept only if the user gave a number.
+fn kept_for(call: &Call<'_>, source: Source) -> Duration {
+    match (call.config.verify_cache, source) {
+        (_, Source::Cache) | (None, Source::RestV1 | Source::RestV0) => Duration::ZERO,
+        (None, Source::LmsPs) => LMS_PS_CACHE,
+        (Some(age), _) => age,
+    }
+}
+
+/// Keeps one verdict, if its source is one to keep.
+pub(super) fn remember_verdict(call: &Call<'_>, store: &Store, key: &str, Ready { source, instance, .. }: &Ready) {
+    let max_age = kept_for(call, *source);
+    if max_age.is_zero() {
+        return;
+    }
+    let verdict = CachedVerdict {
+        at_ms: now_ms(),
+        context_length: instance.context_length,
+        max_context_length: instance.max_context_length,
+        parallel: instance.parallel,
+        device: instance.device.clone(),
+    };
+    if let Err(error) = store.remember_verdict(key, verdict, max_age) {
+        tracing::info!(%error, "a verdict cannot be remembered");
     }
 }
 
@@ -149,8 +161,15 @@ impl Work<'_> {
         self.interpret(reading, false).await
     }
 
-    /// What the first probe means. Only here a verdict on disk counts: whoever works on a
-    /// model must see what is, not what was.
+    /// Looks anew when a leader is done. It has left its verdict on disk: a herd must not
+    /// start an `lms` each to see the same.
+    pub(super) async fn look_after_leader(&self) -> Result<Sight, Failure> {
+        let reading = self.read().await?;
+        self.interpret(reading, true).await
+    }
+
+    /// What the first probe means. Only here and behind a leader a verdict on disk counts:
+    /// whoever works on a model must see what is, not what was.
     pub(super) async fn sight_of(&self, probe: Probe) -> Result<Sight, Failure> {
         let reading = probe.reading.map_err(|stop| self.interrupted(stop))?;
         self.interpret(reading, true).await

@@ -1,7 +1,7 @@
 //! What one call leaves for the next: failures that were expensive to find out, how long a
 //! load took, what context was granted.
 
-use super::look::Sight;
+use super::look::{Sight, remember_verdict};
 use super::{Call, Lead, Want, Work};
 use crate::pure::config::Config;
 use crate::pure::failure::{Category, Failure};
@@ -38,6 +38,9 @@ impl Work<'_> {
     pub(super) fn record(&self, want: &Want, lead: &Lead, result: &Result<Ready, Failure>) {
         let (Some(store), Lead(Some(leadership))) = (&self.store, lead) else { return };
         let key = want.key.as_str();
+        if let Ok(ready) = result {
+            remember_verdict(self.call, store, key, ready);
+        }
         let written = match result {
             Ok(ready) => store.change(leadership, |facts| {
                 facts.forget_failures(key);

@@ -24,7 +24,7 @@ impl Work<'_> {
         let mut next_look = Instant::now() + LOOK_INTERVAL;
         let sight = loop {
             match store.lock.is_free() {
-                Ok(true) => break self.look().await?,
+                Ok(true) => break self.look_after_leader().await?,
                 Ok(false) => {}
                 Err(error) => {
                     self.warn(format!("the lock does not work ({error}); going on without it"));

@@ -4,6 +4,9 @@
 //! nothing on network file systems, between users, or against programs that do not ask;
 //! there the explicit identifier makes LM Studio the arbiter. The kernel frees it when its
 //! holder dies, however it dies, so the file is never deleted and never tells by being there.
+//!
+//! Another such lock is that of one load: it is lent to the child that carries the load out,
+//! so that others can tell whether it goes on, whoever ordered it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};

@@ -57,6 +57,23 @@ fn a_waiter_looks_once_before_and_once_after_its_wait() {
 }
 
 #[test]
+fn waiters_that_only_lms_can_tell_share_the_leaders_word() {
+    let token = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
+    let machine = Machine::with(json!({ "token": token, "holdLoads": true, "loadMs": 2000 }));
+    let callers = machine.start_many(20, &[LLAMA]);
+    let lists = || machine.events("lms-exit").iter().filter(|it| it["argv"] == json!(["ps", "--json"])).count();
+    // One for each first look, and one for the leader's second.
+    until("everybody's first list", || lists() >= 21);
+    machine.release();
+    let models = all_models(callers, 0);
+    let (leaders, waiters): (Vec<&Value>, Vec<&Value>) = models.iter().partition(|it| it["action"] == "loaded");
+    assert_eq!((leaders.len(), machine.loads(LLAMA)), (1, 1));
+    let while_waiting = (most_requests(waiters.iter().copied()) - 4 * waiters.len()) / 2;
+    // The leader looks once more after its load.
+    assert!(lists() <= 22 + while_waiting, "{} lists", lists());
+}
+
+#[test]
 fn a_hundred_callers_over_five_keys_make_five_loads() {
     let machine = Machine::new();
     let callers: Vec<Running> = (0..100).map(|number| machine.start(&[KEYS[number % KEYS.len()]])).collect();
