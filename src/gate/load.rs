@@ -121,10 +121,12 @@ impl Work<'_> {
     }
 
     /// Whether somebody else's load has made the model ready, or does so now. A load that
-    /// has hardly begun is not listed yet, so a plain failure is not believed at once.
+    /// has hardly begun is not listed yet, so a plain failure is not believed at once; nor is
+    /// a copy, which only comes to be when somebody has the name.
     async fn was_beaten(&self, want: &Want, attempt: &Attempt) -> Result<bool, Failure> {
         let patience = match attempt {
             Attempt::Failed(_) => APPEARS,
+            Attempt::Misnamed(name) if want.key.is_copy(name) => APPEARS,
             _ => Duration::ZERO,
         };
         let until = Instant::now() + patience;

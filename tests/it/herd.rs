@@ -38,7 +38,9 @@ fn two_hundred_cold_callers_make_one_load_and_look_twice_each() {
     assert!(waiters.iter().all(|it| it["action"] == "waited" || it["action"] == "none"), "{waiters:#?}");
     assert_eq!(machine.resident(), [QWEN]);
     let requests = machine.requests().len();
-    assert!(requests <= LEADERS_REQUESTS + most_requests(waiters), "{requests} requests");
+    // Whoever looks just when the load begins may see two lists that disagree, and asks again.
+    let asked_again = 10 * 2;
+    assert!(requests <= LEADERS_REQUESTS + most_requests(waiters) + asked_again, "{requests} requests");
 }
 
 #[test]
@@ -169,19 +171,20 @@ fn two_users_that_share_no_lock_share_the_instance() {
 
 #[test]
 fn two_hosts_that_load_over_rest_leave_no_copy_behind() {
-    // Neither sees the other's load before it is done, so both load.
+    // No load is listed before it is done, so both load.
     let machine = Machine::with(json!({ "holdLoads": true, "listLoadingAfterMs": 60_000 }));
-    let callers: Vec<Running> = ["one", "two"]
-        .iter()
-        .map(|host| machine.start(&[LLAMA, "--loader", "rest", "--state-dir", machine.path(host).to_str().unwrap()]))
-        .collect();
-    until("two loads that hold", || {
-        machine.state()["loads"].as_array().unwrap().iter().filter(|it| it["held"] == true).count() == 2
-    });
-    machine.control("release", json!({}));
-    let mut actions: Vec<String> =
-        all_models(callers, 0).iter().map(|it| it["action"].as_str().unwrap().to_owned()).collect();
-    actions.sort();
-    assert_eq!(actions, ["loaded", "waited"]);
+    let host = |name: &str| {
+        machine.start(&[LLAMA, "--loader", "rest", "--state-dir", machine.path(name).to_str().expect("UTF-8")])
+    };
+    let first = host("one");
+    until("a load that holds", || machine.state()["loads"][0]["held"] == true);
+    machine.configure(json!({ "listLoadingAfterMs": 60_000 }));
+    let second = host("two");
+    // The copy is done first, and gone again before the first load ends.
+    machine.wait_for_event("unload");
+    machine.release();
+    assert_eq!(first.end().expect(0).model()["action"], "loaded");
+    assert_eq!(second.end().expect(0).model()["action"], "waited");
+    assert_eq!(machine.events("load-ready").len(), 2);
     assert_eq!(machine.resident(), [LLAMA]);
 }
