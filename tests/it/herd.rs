@@ -38,7 +38,7 @@ fn two_hundred_cold_callers_make_one_load_and_look_twice_each() {
     assert!(waiters.iter().all(|it| it["action"] == "waited" || it["action"] == "none"), "{waiters:#?}");
     assert_eq!(machine.resident(), [QWEN]);
     let requests = machine.requests().len();
-    // Whoever looks just when the load begins may see two lists that disagree, and asks again.
+    // A look is taken again when its two lists disagree, or one does not come in time.
     let asked_again = 10 * 2;
     assert!(requests <= LEADERS_REQUESTS + most_requests(waiters) + asked_again, "{requests} requests");
 }
