@@ -30,7 +30,7 @@ pub async fn answer(app: &Arc<App>, switch: &Arc<RestSwitch>, method: &str, what
             let status = body["status"].as_str().unwrap_or("generating").to_owned();
             let queued = body["queued"].as_u64().and_then(|queued| u32::try_from(queued).ok()).unwrap_or(1);
             let busy = (body["busy"] == true).then_some((status, queued));
-            change(instances, id, |instance| instance.busy = busy);
+            change(instances, id, |instance| instance.work(|instance| instance.busy = busy));
         }),
         ("POST", "used") => with_instance(app, &body, |_, instances, id| {
             change(instances, id, |instance| {
@@ -49,8 +49,11 @@ pub async fn answer(app: &Arc<App>, switch: &Arc<RestSwitch>, method: &str, what
             app.release.notify_waiters();
             Ok(json!({ "released": held }))
         }
-        // As by `kill -9`: no file is removed, no connection is closed in good order, nothing is recorded.
-        ("POST", "crash") => std::process::exit(137),
+        // As by `kill -9`: no file is removed, no connection is closed in good order. Only the moment is recorded.
+        ("POST", "crash") => {
+            app.record.write("crash", json!({ "pid": std::process::id() }));
+            std::process::exit(137)
+        }
         _ => Err(format!("unknown order: {method} /control/{what}")),
     };
     match result {
@@ -89,6 +92,7 @@ fn load(app: &Arc<App>, body: &Value) -> Result<Value, String> {
     request.ttl_ms = body["ttlMs"].as_u64();
     request.parallel = body["parallel"].as_u64().and_then(|parallel| u32::try_from(parallel).ok());
     request.device = body.get("device").map(|device| device.as_str().map(str::to_owned));
+    request.at_once = body["takesTime"] != true;
     match app.begin(request) {
         Ok(ticket) => Ok(json!({ "identifier": ticket.identifier })),
         Err(Refusal::Unknown) => Err(format!("no model {}", body["key"])),

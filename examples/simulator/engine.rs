@@ -109,6 +109,8 @@ pub struct Instance {
     pub running: u32,
     /// Set by a test: the status and the queue.
     pub busy: Option<(String, u32)>,
+    /// When it last went from idle to busy; only recorded.
+    pub busy_since_ms: u64,
     pub phase: watch::Sender<Phase>,
     pub cancel: Arc<Notify>,
     pub held: bool,
@@ -124,6 +126,15 @@ impl Instance {
     /// Whether it works on a request.
     pub fn is_busy(&self) -> bool {
         self.running > 0 || self.busy.is_some()
+    }
+
+    /// Changes what it works on, and notes when it begins to.
+    pub fn work(&mut self, change: impl FnOnce(&mut Self)) {
+        let was_busy = self.is_busy();
+        change(self);
+        if !was_busy && self.is_busy() {
+            self.busy_since_ms = now_ms();
+        }
     }
 
     /// Whether the lists show it already.
@@ -259,7 +270,7 @@ impl App {
         let place = instances.iter().position(|instance| instance.id == id)?;
         let instance = instances.remove(place);
         if instance.loading() {
-            self.record.write("load-cancelled", json!({ "identifier": instance.identifier }));
+            self.record.write("load-cancelled", json!({ "id": instance.id, "identifier": instance.identifier }));
             instance.phase.send_replace(Phase::Cancelled);
             instance.cancel.notify_one();
         }
@@ -280,10 +291,12 @@ impl App {
             self.record.write(
                 "unload",
                 json!({
+                    "id": instance.id,
                     "identifier": instance.identifier,
                     "key": instance.model.key(),
                     "by": by.name(),
                     "busy": busy,
+                    "busySinceMs": busy.then_some(instance.busy_since_ms),
                 }),
             );
         }
@@ -293,7 +306,8 @@ impl App {
     /// Unloads for the application's own reasons.
     pub fn evict(&self, instances: &mut Vec<Instance>, id: u64, reason: &str) {
         if let Some(instance) = self.remove(instances, id) {
-            self.record.write("evict", json!({ "identifier": instance.identifier, "reason": reason }));
+            let event = json!({ "id": instance.id, "identifier": instance.identifier, "reason": reason });
+            self.record.write("evict", event);
         }
     }
 
@@ -322,7 +336,7 @@ impl App {
     pub fn run(self: &Arc<Self>, id: u64) -> Option<Run> {
         let mut instances = self.instances();
         let instance = instances.iter_mut().find(|instance| instance.id == id)?;
-        instance.running += 1;
+        instance.work(|instance| instance.running += 1);
         instance.last_used = Some(now_ms());
         Some(Run { app: Arc::clone(self), id })
     }

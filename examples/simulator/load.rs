@@ -38,6 +38,8 @@ pub struct LoadRequest {
     pub by: By,
     /// Lets the client cancel it.
     pub token: Option<String>,
+    /// Whether it is ready at once, for a test that wants a model to be there.
+    pub at_once: bool,
 }
 
 impl LoadRequest {
@@ -54,6 +56,7 @@ impl LoadRequest {
             local_only: false,
             by,
             token: None,
+            at_once: false,
         }
     }
 }
@@ -120,6 +123,7 @@ pub fn begin(
     app.record.write(
         "load-begin",
         json!({
+            "id": id,
             "key": model.key(),
             "identifier": identifier,
             "by": request.by.name(),
@@ -145,13 +149,14 @@ pub fn begin(
         idle_since: Instant::now(),
         running: 0,
         busy: None,
+        busy_since_ms: 0,
         phase: sender,
         cancel: Arc::clone(&cancel),
         held: false,
         token: request.token,
     });
 
-    if request.by == By::Gui {
+    if request.at_once {
         finish(app, instances, id, Outcome::Ready, fault.as_ref());
     } else {
         let app = Arc::clone(app);
@@ -237,6 +242,7 @@ fn finish(app: &App, instances: &mut Vec<Instance>, id: u64, outcome: Outcome, f
         return;
     };
     let event = json!({
+        "id": id,
         "key": instance.model.key(),
         "identifier": instance.identifier,
         "by": instance.by.name(),
@@ -264,7 +270,7 @@ fn finish(app: &App, instances: &mut Vec<Instance>, id: u64, outcome: Outcome, f
                 }
                 Some(Kind::Ghost) => {
                     instance.phase.send_replace(Phase::Ready(Some(info)));
-                    instances.retain(|instance| instance.id != id);
+                    app.evict(instances, id, "ghost");
                 }
                 _ => {
                     instance.phase.send_replace(Phase::Ready(Some(info)));

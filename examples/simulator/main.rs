@@ -62,6 +62,11 @@ async fn main() -> Result<()> {
     let home = Home::find(&user_home)?;
     let store = Store::new(&home);
     let record = Record::open(&home)?;
+    // As the real one: whoever is started while it runs leaves at once. The kernel frees the lock, however it ends.
+    let only_one = std::fs::File::create(home.simulator().join("app.lock"))?;
+    if fs2::FileExt::try_lock_exclusive(&only_one).is_err() {
+        return Ok(());
+    }
     store.create_models()?;
 
     let ended = Arc::new(Notify::new());
