@@ -5,6 +5,8 @@
 #![expect(clippy::print_stderr, reason = "a test that fails prints the record")]
 #![expect(clippy::needless_pass_by_value, reason = "`json!({ … })` reads better without a `&` before it")]
 
+#[cfg(unix)]
+mod campaign;
 mod config;
 #[cfg(unix)]
 mod e2e;

@@ -1,0 +1,321 @@
+//! What must be so after a round, whatever happened in it: pure functions over the record and the callers' ends.
+//!
+//! Nobody can look and load in one step, so whatever came between a caller's last look and its `lms` is no fault of
+//! the caller: that is the slack, and what it excuses is counted.
+
+use std::collections::BTreeMap;
+
+use super::history::{Call, History, Life};
+use super::plan::Plan;
+
+/// What a caller needs from its last look to its `lms`, and from there to its end, on a busy machine.
+const SLACK: u64 = 1000;
+/// How long a child that was asked to stop may take: the gate's own grace.
+const GRACE: u64 = 5000;
+/// What scheduling may add to any limit.
+const LATE: u64 = 4000;
+
+/// How a caller was ended, if not by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sent {
+    Kill,
+    Terminate,
+    Interrupt,
+    Stop,
+}
+
+/// One `lmswarm ensure`. Times are those of the record.
+#[derive(Debug)]
+pub struct Caller {
+    pub pid: u32,
+    pub keys: Vec<&'static str>,
+    pub timeout: Option<u64>,
+    /// One that was started when nothing went wrong any more.
+    pub is_last: bool,
+    pub start: u64,
+    pub exit: u64,
+    pub code: i32,
+    pub by_signal: bool,
+    pub sent: Vec<(u64, Sent)>,
+    pub stopped_ms: u64,
+    /// It had to be killed, as it did not end within its limits.
+    pub hung: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Caller {
+    fn was_sent(&self, what: Sent) -> bool {
+        self.sent.iter().any(|(_, it)| *it == what)
+    }
+}
+
+/// Everything there is to judge.
+pub struct Facts {
+    pub plan: Plan,
+    pub history: History,
+    pub callers: Vec<Caller>,
+    /// `lms` processes that ran when every caller had ended.
+    pub left_over: Vec<u32>,
+    /// What was resident in the end: the identifier, and whether it is loading.
+    pub resident: Vec<(String, bool)>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub violations: Vec<String>,
+    /// What was let pass, by reason.
+    pub excused: BTreeMap<&'static str, usize>,
+}
+
+impl Verdict {
+    fn excuse(&mut self, why: &'static str) {
+        *self.excused.entry(why).or_default() += 1;
+    }
+
+    fn blame(&mut self, text: String) {
+        self.violations.push(text);
+    }
+}
+
+/// How long a caller may take from its start, told by its limits alone.
+pub fn bound(plan: &Plan, keys: usize, timeout: Option<u64>) -> u64 {
+    if let Some(timeout) = timeout {
+        return timeout + GRACE + LATE;
+    }
+    let limits = plan.limits;
+    // Its turn, then the start; what is under way, the load, what beats it, the proof.
+    let server = 2 * (limits.server_start + GRACE);
+    let load = 4 * (limits.load + GRACE);
+    // An instance that stays is waited for 5 s; there are few.
+    let unloads = if plan.has_fault("ghost") || plan.evicts { 20_000 } else { 5000 };
+    let looks = 10 * limits.probe;
+    (limits.lock_wait + server + load + unloads + looks) * 2 * keys as u64 + LATE
+}
+
+/// The same for one that was told to end.
+pub const SIGNAL_BOUND: u64 = GRACE + LATE;
+
+/// Judges a round.
+pub fn judge(facts: &Facts) -> Verdict {
+    let mut verdict = Verdict::default();
+    exits(facts, &mut verdict);
+    addressable(facts, &mut verdict);
+    one_instance(facts, &mut verdict);
+    attempts(facts, &mut verdict);
+    unloads(facts, &mut verdict);
+    left_over(facts, &mut verdict);
+    last(facts, &mut verdict);
+    if facts.plan.is_calm {
+        calm(facts, &mut verdict);
+    }
+    verdict
+}
+
+impl Facts {
+    fn caller(&self, pid: u32) -> Option<&Caller> {
+        self.callers.iter().find(|it| it.pid == pid)
+    }
+
+    /// How long before `lms` the last look may have been.
+    fn slack(&self, caller: Option<&Caller>) -> u64 {
+        let start = self.plan.config["lmsStartMs"].as_u64().unwrap_or(0);
+        let slow = if self.plan.has_fault("slow") { 3000 } else { 0 };
+        let estimates = if self.plan.evicts { 1500 } else { 0 };
+        SLACK + 6 * start + slow + estimates + caller.map_or(0, |it| it.stopped_ms)
+    }
+
+    /// When the lists began to show it.
+    fn listed(&self, life: &Life) -> u64 {
+        life.began + self.plan.config["listLoadingAfterMs"].as_u64().unwrap_or(0)
+    }
+
+    /// The load by `lms` that began this life.
+    fn call_of(&self, life: &Life) -> Option<&Call> {
+        let mut calls = self.history.calls.iter().rev();
+        calls.find(|it| life.by == "lms" && it.loads().is_some() && it.at <= life.began)
+    }
+}
+
+/// Every end is one of those that the round explains, in time, and its report says the same.
+fn exits(facts: &Facts, verdict: &mut Verdict) {
+    let plan = &facts.plan;
+    for caller in &facts.callers {
+        let pid = caller.pid;
+        if caller.hung {
+            verdict.blame(format!("pid {pid} did not end within its limits"));
+            continue;
+        }
+        let tells_401 = plan.config["token"].is_string() || plan.has_fault("status");
+        let is_explained = match caller.code {
+            0 => true,
+            3 | 5 | 6 | 75 => !plan.is_calm || !caller.sent.is_empty(),
+            7 => tells_401,
+            78 => plan.may_refuse(),
+            130 => caller.was_sent(Sent::Interrupt),
+            143 => caller.was_sent(Sent::Terminate),
+            137 => caller.was_sent(Sent::Kill),
+            _ => false,
+        };
+        if !is_explained {
+            verdict.blame(format!("pid {pid} ended with {}, which nothing in this round explains", caller.code));
+        }
+        if caller.by_signal {
+            continue;
+        }
+        let report: serde_json::Value = serde_json::from_str(&caller.stdout).unwrap_or_default();
+        if report["exitCode"] != caller.code || (report["ok"] == true) != (caller.code == 0) {
+            verdict.blame(format!("pid {pid} ended with {}, and reports {}", caller.code, caller.stdout));
+        }
+    }
+}
+
+/// 0 means that every key was addressable.
+fn addressable(facts: &Facts, verdict: &mut Verdict) {
+    let plan = &facts.plan;
+    for caller in facts.callers.iter().filter(|it| it.code == 0) {
+        // The end follows the last look at once, unless others are looked after meanwhile.
+        let recent = if caller.keys.len() > 1 || caller.stopped_ms > 0 {
+            caller.start
+        } else {
+            caller.start.max(caller.exit.saturating_sub(facts.slack(None) + 2 * plan.limits.probe))
+        };
+        let from = if plan.caches && plan.untold().is_some() { caller.start.saturating_sub(30_000) } else { recent };
+        for key in &caller.keys {
+            let named = || facts.history.lives.iter().filter(|it| it.identifier == *key);
+            let reaches = |since: u64, life: &Life| since <= caller.exit && life.ended.is_none_or(|it| it >= from);
+            if named().any(|it| it.ready.is_some_and(|ready| reaches(ready, it))) {
+                continue;
+            }
+            if plan.untold().is_some() && named().any(|it| reaches(it.began, it)) {
+                verdict.excuse("0 for an instance that is loading, where nobody can tell");
+                continue;
+            }
+            verdict.blame(format!("pid {} ended with 0, and `{key}` was not addressable", caller.pid));
+        }
+    }
+}
+
+/// No load of ours begins beside another copy.
+fn one_instance(facts: &Facts, verdict: &mut Verdict) {
+    let lives = &facts.history.lives;
+    for life in lives.iter().filter(|it| it.is_ours()) {
+        let call = facts.call_of(life);
+        let slack = facts.slack(call.and_then(|it| facts.caller(it.parent)));
+        let decided = call.map_or(life.began, |it| it.at);
+        for other in lives.iter().filter(|it| it.id != life.id || it.began != life.began) {
+            let is_copy = other.key == life.key && other.is_named_after(&life.key);
+            if !is_copy || !other.lives_at(life.began) || other.began > life.began {
+                continue;
+            }
+            if facts.listed(other) + slack >= decided {
+                verdict.excuse("a copy that came between the look and the load");
+            } else {
+                verdict.blame(format!("a load began beside a copy: {life:?} beside {other:?}"));
+            }
+        }
+    }
+    for life in lives.iter().filter(|it| it.is_ours() && it.ended.is_none()) {
+        let twin = lives
+            .iter()
+            .any(|it| it.is_ours() && it.ended.is_none() && it.key == life.key && it.identifier != life.identifier);
+        let may_stay = facts.plan.has_fault("other-id") || facts.callers.iter().any(|it| it.was_sent(Sent::Kill));
+        if twin && !may_stay {
+            verdict.blame(format!("two copies of ours stayed: {life:?}"));
+        }
+    }
+}
+
+/// Nobody even tries to load what is there.
+fn attempts(facts: &Facts, verdict: &mut Verdict) {
+    for call in &facts.history.calls {
+        let (Some(identifier), Some(caller)) = (call.loads(), facts.caller(call.parent)) else { continue };
+        let there = facts.history.lives.iter().filter(|it| it.identifier == identifier && it.lives_at(call.at));
+        for life in there {
+            if facts.listed(life) + facts.slack(Some(caller)) >= call.at {
+                verdict.excuse("a load of what came between the look and the load");
+            } else {
+                verdict.blame(format!("pid {} tries to load what is there: {life:?}, {call:?}", caller.pid));
+            }
+        }
+    }
+}
+
+/// Only what is idle, ready and in the way is unloaded.
+fn unloads(facts: &Facts, verdict: &mut Verdict) {
+    for unload in &facts.history.unloads {
+        let life = &unload.life;
+        let mut calls = facts.history.calls.iter().rev();
+        let call = calls.find(|it| it.unloads(&life.identifier) && it.at <= unload.at && unload.by == "lms");
+        let slack = facts.slack(call.and_then(|it| facts.caller(it.parent)));
+        let decided = call.map_or(unload.at, |it| it.at);
+        match unload.busy_since {
+            Some(since) if since + slack < decided => verdict.blame(format!("a busy one was unloaded: {unload:?}")),
+            Some(_) => verdict.excuse("unloaded, and busy only since the look"),
+            None => {}
+        }
+        if life.ready.is_none() {
+            if facts.listed(life) + slack < decided {
+                verdict.blame(format!("one that was loading was unloaded: {unload:?}"));
+            } else {
+                verdict.excuse("unloaded while loading, and begun only since the look");
+            }
+        }
+        let is_wanted = facts.plan.context.is_some() || facts.plan.evicts;
+        if !is_wanted && life.identifier == life.key {
+            verdict.blame(format!("unloaded without a reason: {unload:?}"));
+        }
+    }
+}
+
+/// No `lms` outlives its caller, but for the load of one that was killed.
+fn left_over(facts: &Facts, verdict: &mut Verdict) {
+    for call in &facts.history.calls {
+        let Some(caller) = facts.caller(call.parent) else { continue };
+        let was_killed = caller.was_sent(Sent::Kill) || caller.hung;
+        let outlives = match call.exit {
+            Some(exit) => exit > caller.exit + SLACK / 2,
+            None => facts.left_over.contains(&call.pid),
+        };
+        if outlives && !was_killed {
+            verdict.blame(format!("an `lms` outlived pid {}: {call:?}", caller.pid));
+        } else if outlives {
+            verdict.excuse("the `lms` of a caller that was killed goes on");
+        }
+    }
+}
+
+/// When nothing goes wrong any more, everybody succeeds.
+fn last(facts: &Facts, verdict: &mut Verdict) {
+    for caller in facts.callers.iter().filter(|it| it.is_last) {
+        let key = caller.keys[0];
+        if caller.code != 0 {
+            let Caller { code, stdout, .. } = caller;
+            verdict.blame(format!("the last ensure of `{key}` ended with {code}: {stdout}"));
+        }
+    }
+    let last = facts.callers.iter().rfind(|it| it.is_last);
+    let key = last.map_or("", |it| it.keys[0]);
+    if !facts.resident.iter().any(|(identifier, is_loading)| identifier == key && !is_loading) {
+        verdict.blame(format!("`{key}` is not there in the end: {:?}", facts.resident));
+    }
+}
+
+/// Where nothing goes wrong, all that were left alone succeed, with one load for each that was taken away.
+fn calm(facts: &Facts, verdict: &mut Verdict) {
+    let failed = facts.callers.iter().filter(|it| it.sent.is_empty() && it.code != 0);
+    for caller in failed {
+        verdict.blame(format!("pid {} was left alone, and ended with {}", caller.pid, caller.code));
+    }
+    let ended = facts.callers.iter().filter(|it| !it.sent.is_empty()).count();
+    let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
+    for life in facts.history.lives.iter().filter(|it| it.is_ours()) {
+        *loads.entry(&life.key).or_default() += 1;
+    }
+    for (key, count) in loads {
+        if count > 1 + ended {
+            verdict.blame(format!("`{key}` was loaded {count} times, and only {ended} callers were ended"));
+        }
+    }
+}
