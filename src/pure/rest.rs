@@ -76,10 +76,12 @@ pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
 
 /// Whether that server has no `/api/v0`, or keeps it from us for good.
 fn has_no_v0(v0: &Reply) -> bool {
-    answer(v0).is_some_and(|it| {
-        matches!(it.status, 401 | 403 | 404 | 405 | 501)
-            || String::from_utf8_lossy(&it.body).contains("Unexpected endpoint")
-    })
+    answer(v0).is_some_and(|it| matches!(it.status, 401 | 403 | 404 | 405 | 501) || is_unexpected(it))
+}
+
+/// LM Studio's answer to a path that it does not know.
+fn is_unexpected(answer: &Answer) -> bool {
+    String::from_utf8_lossy(&answer.body).contains("Unexpected endpoint")
 }
 
 fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
@@ -93,15 +95,27 @@ fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
     if let (Reply::Unreachable(why), Reply::Unreachable(_)) = (v1, v0) {
         return Reading::Unreachable(why.clone());
     }
+    // A server without v1 is too old for both only if it says so of v0, too: one answer that
+    // got lost must not make `lms ps` the judge, which cannot tell loading from ready.
+    if answer(v1).is_some_and(is_unexpected) && !has_no_v0(v0) {
+        return Reading::Unclear(match answer(v0) {
+            Some(it) => format!("it answers with {}", describe(it)),
+            None => no_answer(v0),
+        });
+    }
     let failing = both.iter().any(|it| answer_status(it).is_some_and(|status| status >= 500));
     match both.iter().find_map(|it| answer(it)) {
         Some(it) if !failing => Reading::NoList(describe(it)),
         Some(it) => Reading::Unclear(format!("it answers with {}", describe(it))),
-        None => Reading::Unclear(match v1 {
-            Reply::TimedOut => "it does not answer in time".to_owned(),
-            Reply::Broken(why) | Reply::Unreachable(why) => why.clone(),
-            Reply::Refused | Reply::Answer(_) => "it answers now and then".to_owned(),
-        }),
+        None => Reading::Unclear(no_answer(v1)),
+    }
+}
+
+fn no_answer(reply: &Reply) -> String {
+    match reply {
+        Reply::TimedOut => "it does not answer in time".to_owned(),
+        Reply::Broken(why) | Reply::Unreachable(why) => why.clone(),
+        Reply::Refused | Reply::Answer(_) => "it answers now and then".to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 #[cfg(unix)]
 mod campaign;
+mod campaign_found;
 mod config;
 #[cfg(unix)]
 mod e2e;

@@ -242,21 +242,27 @@ fn attempts(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// Only what is idle, ready and in the way is unloaded.
+/// Only what is idle, ready and in the way is unloaded. The caller's own `lms ps` just before is its last look.
 fn unloads(facts: &Facts, verdict: &mut Verdict) {
-    for unload in &facts.history.unloads {
+    let history = &facts.history;
+    for unload in &history.unloads {
         let life = &unload.life;
-        let mut calls = facts.history.calls.iter().rev();
-        let call = calls.find(|it| it.unloads(&life.identifier) && it.at <= unload.at && unload.by == "lms");
-        let slack = facts.slack(call.and_then(|it| facts.caller(it.parent)));
-        let decided = call.map_or(unload.at, |it| it.at);
+        let last = |is_it: &dyn Fn(&Call) -> bool, until: u64| {
+            history.calls.iter().rev().find(|it| it.at <= until && is_it(it))
+        };
+        let call = last(&|it| it.unloads(&life.identifier), unload.at).filter(|_| unload.by == "lms");
+        let look = call.and_then(|call| last(&|it| it.parent == call.parent && it.lists(), call.at));
+        let looked = look.map_or(unload.at.saturating_sub(facts.slack(None)), |it| it.at);
+        // What a load of our own brought up under a wrong name goes at once, whoever uses it by then.
+        let is_undone = life.is_ours() && life.identifier != life.key;
         match unload.busy_since {
-            Some(since) if since + slack < decided => verdict.blame(format!("a busy one was unloaded: {unload:?}")),
+            _ if is_undone => {}
+            Some(since) if since < looked => verdict.blame(format!("a busy one was unloaded: {unload:?}")),
             Some(_) => verdict.excuse("unloaded, and busy only since the look"),
             None => {}
         }
-        if life.ready.is_none() {
-            if facts.listed(life) + slack < decided {
+        if life.ready.is_none() && !is_undone {
+            if facts.listed(life) < looked {
                 verdict.blame(format!("one that was loading was unloaded: {unload:?}"));
             } else {
                 verdict.excuse("unloaded while loading, and begun only since the look");
@@ -310,12 +316,12 @@ fn calm(facts: &Facts, verdict: &mut Verdict) {
     }
     let ended = facts.callers.iter().filter(|it| !it.sent.is_empty()).count();
     let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
-    for life in facts.history.lives.iter().filter(|it| it.is_ours()) {
-        *loads.entry(&life.key).or_default() += 1;
+    for key in facts.history.calls.iter().filter_map(Call::loads) {
+        *loads.entry(key).or_default() += 1;
     }
     for (key, count) in loads {
         if count > 1 + ended {
-            verdict.blame(format!("`{key}` was loaded {count} times, and only {ended} callers were ended"));
+            verdict.blame(format!("`{key}` was to be loaded {count} times, and only {ended} callers were ended"));
         }
     }
 }

@@ -49,6 +49,11 @@ impl Call {
         self.argv.get(place + 1).map(String::as_str)
     }
 
+    /// Whether it is `lms ps`.
+    pub fn lists(&self) -> bool {
+        self.argv.first().is_some_and(|it| it == "ps")
+    }
+
     pub fn unloads(&self, identifier: &str) -> bool {
         self.argv.first().is_some_and(|it| it == "unload") && self.argv.get(1).is_some_and(|it| it == identifier)
     }

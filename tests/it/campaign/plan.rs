@@ -249,6 +249,7 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
     let has_lms = !one_in(rng, 12);
     let disk = if one_in(rng, 5) { pick(rng, &[Disk::Tmpfs, Disk::FileSize]) } else { Disk::Plain };
     let evicts = has_lms && one_in(rng, 6);
+    let context = one_in(rng, 4).then_some(8192);
     // `lms` calls that have no short limit of their own may hang only if every caller has one.
     let all_timed = rng.bool();
     let mut config = json!({ "loadMs": rng.u64(80..800) });
@@ -298,6 +299,18 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         let may_write = disk != Disk::FileSize || rng.bool();
         steps.push((rng.u64(0..span), Step::Start { keys, timeout, own_state: one_in(rng, 20), may_write }));
     }
+    if context.is_some() || evicts {
+        // Something that is in the way, and at work half of the time.
+        let key = pick(rng, &[LLAMA, GEMMA]);
+        let copy = one_in(rng, 4);
+        let in_the_way = Step::GuiLoad { key, copy, takes_time: rng.bool(), context: Some(2048) };
+        let began = rng.u64(0..span / 2);
+        steps.push((began, in_the_way));
+        if rng.bool() {
+            steps.push((rng.u64(began..span), Step::Busy(rng.usize(0..100))));
+            steps.push((span, Step::Idle));
+        }
+    }
     for number in 0..rng.u32(2..10) {
         let is_full = number == 0 && disk == Disk::Tmpfs;
         let step = if is_full { Step::FillDisk } else { something(rng, disk, has_lms, all_timed) };
@@ -328,7 +341,7 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         preload,
         disk,
         limits,
-        context: one_in(rng, 5).then_some(8192),
+        context,
         evicts,
         loader,
         caches: one_in(rng, 10),

@@ -1,0 +1,22 @@
+//! What the fault campaign found, each as a plain test.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine};
+
+#[test]
+fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_tell() {
+    for kind in ["null", "hang"] {
+        let machine = Machine::with(json!({ "restVersion": "v0", "holdLoads": true }));
+        machine.control("load", json!({ "key": LLAMA, "takesTime": true }));
+        machine.faults(json!([{ "on": "GET /api/v0/models", "kind": kind, "times": 1 }]));
+        let caller = machine.start(&[LLAMA, "--probe-timeout-ms", "1000"]);
+        machine.wait_for("a look after the fault", |record| {
+            let asked = record.iter().filter(|it| it["path"] == "/api/v0/models" && it["status"] == 200);
+            asked.count() >= 2
+        });
+        machine.release();
+        assert_eq!(caller.end().expect(0).model()["source"], "rest-v0", "{kind}");
+        assert_eq!(machine.lms_calls().len(), 0, "{kind}: `lms ps` shows a load like a ready one");
+    }
+}
