@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use super::history::{Call, History, Life};
 use super::plan::Plan;
 
+/// How long an answer may take from LM Studio to the caller on a busy machine.
+const ANSWER: u64 = 300;
 /// What a caller needs from its last look to its `lms`, and from there to its end, on a busy machine.
 const SLACK: u64 = 1000;
 /// How long a child that was asked to stop may take: the gate's own grace.
@@ -48,6 +50,23 @@ impl Caller {
     fn was_sent(&self, what: Sent) -> bool {
         self.sent.iter().any(|(_, it)| *it == what)
     }
+
+    /// How old its last look was when it ran `lms`, by its own log.
+    fn age_of_last_look(&self, call: &Call) -> Option<u64> {
+        const DAY: u64 = 24 * 3600 * 1000;
+        let is_look = |line: &&str| line.contains("path=\"api/v");
+        let looks = self.stderr.lines().filter(is_look).filter_map(time_of_day);
+        let ages = looks.map(|it| (call.at + DAY - it) % DAY);
+        // One from after the run would be nearly a day old.
+        ages.filter(|it| *it < DAY / 2).min()
+    }
+}
+
+/// `2026-01-31T12:34:56.789…` as milliseconds since midnight.
+fn time_of_day(line: &str) -> Option<u64> {
+    let time = line.split_once('T')?.1;
+    let number = |from: usize, to: usize| time.get(from..to)?.parse::<u64>().ok();
+    Some(((number(0, 2)? * 60 + number(3, 5)?) * 60 + number(6, 8)?) * 1000 + number(9, 12)?)
 }
 
 /// Everything there is to judge.
@@ -126,6 +145,16 @@ impl Facts {
         SLACK + 6 * start + slow + estimates + caller.map_or(0, |it| it.stopped_ms)
     }
 
+    /// When the caller last looked before it ran `lms`. What it saw is from a little earlier: from before it was
+    /// stopped, or from before an answer was held up.
+    fn looked(&self, call: &Call) -> u64 {
+        let caller = self.caller(call.parent);
+        let age = caller.and_then(|it| it.age_of_last_look(call));
+        let slow = if self.plan.has_fault("slow") { 700 } else { 0 };
+        let earlier = |age: u64| age + ANSWER + slow + caller.map_or(0, |it| it.stopped_ms);
+        call.at.saturating_sub(age.map_or(self.slack(caller), earlier))
+    }
+
     /// When the lists began to show it.
     fn listed(&self, life: &Life) -> u64 {
         life.began + self.plan.config["listLoadingAfterMs"].as_u64().unwrap_or(0)
@@ -202,15 +231,18 @@ fn one_instance(facts: &Facts, verdict: &mut Verdict) {
     let lives = &facts.history.lives;
     for life in lives.iter().filter(|it| it.is_ours()) {
         let call = facts.call_of(life);
-        let slack = facts.slack(call.and_then(|it| facts.caller(it.parent)));
-        let decided = call.map_or(life.began, |it| it.at);
+        let looked = call.map_or(life.began.saturating_sub(facts.slack(None)), |it| facts.looked(it));
         for other in lives.iter().filter(|it| it.id != life.id || it.began != life.began) {
             let is_copy = other.key == life.key && other.is_named_after(&life.key);
             if !is_copy || !other.lives_at(life.began) || other.began > life.began {
                 continue;
             }
-            if facts.listed(other) + slack >= decided {
+            let stood_by = |at: u64| other.lives_at(at) && at <= life.began;
+            let is_reload = facts.history.unloads.iter().any(|it| it.life.identifier == life.key && stood_by(it.at));
+            if facts.listed(other) >= looked {
                 verdict.excuse("a copy that came between the look and the load");
+            } else if is_reload {
+                verdict.excuse("a copy of somebody else's that stood by the one that was loaded again");
             } else {
                 verdict.blame(format!("a load began beside a copy: {life:?} beside {other:?}"));
             }
@@ -233,7 +265,7 @@ fn attempts(facts: &Facts, verdict: &mut Verdict) {
         let (Some(identifier), Some(caller)) = (call.loads(), facts.caller(call.parent)) else { continue };
         let there = facts.history.lives.iter().filter(|it| it.identifier == identifier && it.lives_at(call.at));
         for life in there {
-            if facts.listed(life) + facts.slack(Some(caller)) >= call.at {
+            if facts.listed(life) >= facts.looked(call) {
                 verdict.excuse("a load of what came between the look and the load");
             } else {
                 verdict.blame(format!("pid {} tries to load what is there: {life:?}, {call:?}", caller.pid));
