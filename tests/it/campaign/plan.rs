@@ -72,6 +72,8 @@ pub enum Step {
         takes_time: bool,
         context: Option<u64>,
     },
+    /// By a client that does not ask the gate: it loads the model if it is not there, and works on it.
+    Chat(&'static str),
     Busy(usize),
     Idle,
     Faults(Value),
@@ -218,9 +220,10 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
 
 fn calm(seed: u64, rng: &mut Rng) -> Plan {
     let mut steps = Vec::new();
+    let latest = pick(rng, &[1, 40, 500]);
     for _ in 0..rng.u32(6..20) {
         let keys = if one_in(rng, 6) { vec![LLAMA, GEMMA] } else { vec![LLAMA] };
-        steps.push((rng.u64(0..500), Step::Start { keys, timeout: None, own_state: false, may_write: true }));
+        steps.push((rng.u64(0..latest), Step::Start { keys, timeout: None, own_state: false, may_write: true }));
     }
     for _ in 0..rng.u32(0..4) {
         steps.push((rng.u64(20..900), end_somebody(rng)));
@@ -252,7 +255,7 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
     let context = one_in(rng, 4).then_some(8192);
     // `lms` calls that have no short limit of their own may hang only if every caller has one.
     let all_timed = rng.bool();
-    let mut config = json!({ "loadMs": rng.u64(80..800) });
+    let mut config = json!({ "loadMs": rng.u64(80..800), "chatMs": rng.u64(0..600) });
     let loader = if !has_lms || one_in(rng, 8) { "rest" } else { "auto" };
     // REST loads only where there is a `/api/v1`, and with a token where one is required.
     let needs_rest = loader == "rest";
@@ -288,6 +291,8 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         cooldown: pick(rng, &[0, 200, 60_000]),
     };
     let span = rng.u64(400..1400);
+    // Some come in volleys.
+    let volley = rng.u64(0..span);
     let mut steps = Vec::new();
     for _ in 0..rng.u32(4..14) {
         let keys = match rng.u32(0..10) {
@@ -297,7 +302,8 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         };
         let timeout = (all_timed || one_in(rng, 6)).then(|| rng.u64(300..2500));
         let may_write = disk != Disk::FileSize || rng.bool();
-        steps.push((rng.u64(0..span), Step::Start { keys, timeout, own_state: one_in(rng, 20), may_write }));
+        let at = if one_in(rng, 3) { volley } else { rng.u64(0..span) };
+        steps.push((at, Step::Start { keys, timeout, own_state: one_in(rng, 20), may_write }));
     }
     if context.is_some() || evicts {
         // Something that is in the way, and at work half of the time.
@@ -365,7 +371,7 @@ fn end_somebody(rng: &mut Rng) -> Step {
 
 fn something(rng: &mut Rng, disk: Disk, has_lms: bool, all_timed: bool) -> Step {
     loop {
-        return match rng.u32(0..22) {
+        return match rng.u32(0..23) {
             0..=3 | 20 | 21 => end_somebody(rng),
             4 => {
                 let (whom, number) = whom(rng);
@@ -379,6 +385,7 @@ fn something(rng: &mut Rng, disk: Disk, has_lms: bool, all_timed: bool) -> Step 
                 context: one_in(rng, 3).then_some(2048),
             },
             9 => Step::Busy(rng.usize(0..100)),
+            22 => Step::Chat(pick(rng, &[LLAMA, GEMMA])),
             10..=13 => Step::Faults((0..rng.u32(1..4)).map(|_| fault(rng, all_timed)).collect()),
             14 => Step::NoFaults,
             // Without `lms` nothing but a person could start it again.

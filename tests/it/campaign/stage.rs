@@ -80,6 +80,8 @@ struct Stage<'a> {
     state_dir: PathBuf,
     lock: PathBuf,
     actors: Vec<Actor>,
+    /// Requests that run; whose connection is closed is cancelled.
+    chats: Vec<TcpStream>,
     /// Who is stopped, and when that began and is to end.
     resumes: Vec<(usize, Instant, Instant)>,
 }
@@ -109,7 +111,7 @@ impl<'a> Stage<'a> {
         let mount = (plan.disk == Disk::Tmpfs).then(|| Mount::new(&state_dir)).flatten();
         let slug = BaseUrl::parse(&machine.base_url()).expect("an address").slug();
         let lock = state_dir.join(format!("{slug}.lock"));
-        Self { plan, mount, machine, state_dir, lock, actors: Vec::new(), resumes: Vec::new() }
+        Self { plan, mount, machine, state_dir, lock, actors: Vec::new(), chats: Vec::new(), resumes: Vec::new() }
     }
 
     fn act(&mut self, step: &Step) {
@@ -133,6 +135,7 @@ impl<'a> Stage<'a> {
                     json!({ "key": key, "identifier": name, "takesTime": takes_time, "contextLength": context });
                 self.control("load", &order);
             }
+            Step::Chat(key) => self.chats.extend(self.chat(key)),
             Step::Busy(number) => {
                 if let Some(name) = self.some_instance(*number) {
                     self.control("busy", &json!({ "identifier": name, "busy": true }));
@@ -329,6 +332,7 @@ impl<'a> Stage<'a> {
     /// Ends whatever goes wrong, but does not repair what lmswarm must: a dead application, a server that is off.
     fn calm_down(&mut self) {
         self.resume(|_| true);
+        self.chats.clear();
         self.faults(&json!([]));
         let mut config = self.plan.config.clone();
         if let Some(config) = config.as_object_mut() {
@@ -413,6 +417,16 @@ impl<'a> Stage<'a> {
 
     fn control(&self, verb: &str, body: &Value) -> Option<Value> {
         self.ask("POST", verb, body)
+    }
+
+    /// Sends a request to the model, if the server is on; nobody waits for the answer.
+    fn chat(&self, key: &str) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.machine.rest_port)).ok()?;
+        let body = json!({ "model": key, "messages": [] }).to_string();
+        let (token, length) = (TOKEN, body.len());
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost";
+        write!(stream, "{head}\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
+        Some(stream)
     }
 
     /// An order to the application, if it is there: it may have crashed, and another one may have been started.
