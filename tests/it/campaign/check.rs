@@ -217,8 +217,18 @@ fn addressable(facts: &Facts, verdict: &mut Verdict) {
             if named().any(|it| it.ready.is_some_and(|ready| reaches(ready, it))) {
                 continue;
             }
-            if plan.untold().is_some() && named().any(|it| reaches(it.began, it)) {
-                verdict.excuse("0 for an instance that is loading, where nobody can tell");
+            // A leader says what it loads, so nobody may take that for ready.
+            let is_led = |it: &Life| {
+                let leader = facts.call_of(it).and_then(|call| facts.caller(call.parent));
+                leader.is_some_and(|leader| leader.exit > caller.exit) && !plan.may_lose_lock()
+            };
+            let untold = named().find(|it| plan.untold().is_some() && reaches(it.began, it) && !is_led(it));
+            if let Some(life) = untold {
+                verdict.excuse(if life.is_ours() {
+                    "0 during the load of a leader that is gone, where nobody can tell"
+                } else {
+                    "0 during a load that nobody leads, where nobody can tell"
+                });
                 continue;
             }
             verdict.blame(format!("pid {} ended with 0, and `{key}` was not addressable", caller.pid));
@@ -312,14 +322,14 @@ fn left_over(facts: &Facts, verdict: &mut Verdict) {
     for call in &facts.history.calls {
         let Some(caller) = facts.caller(call.parent) else { continue };
         let was_killed = caller.was_sent(Sent::Kill) || caller.hung;
-        let outlives = match call.exit {
-            Some(exit) => exit > caller.exit + SLACK / 2,
+        let outlives = |by: u64| match call.exit {
+            Some(exit) => exit > caller.exit + by,
             None => facts.left_over.contains(&call.pid),
         };
-        if outlives && !was_killed {
-            verdict.blame(format!("an `lms` outlived pid {}: {call:?}", caller.pid));
-        } else if outlives {
+        if was_killed && outlives(0) {
             verdict.excuse("the `lms` of a caller that was killed goes on");
+        } else if outlives(SLACK / 2) {
+            verdict.blame(format!("an `lms` outlived pid {}: {call:?}", caller.pid));
         }
     }
 }

@@ -203,6 +203,16 @@ impl Plan {
         }
     }
 
+    /// Whether the words of who leads may get lost, or there may be two leaders.
+    pub fn may_lose_lock(&self) -> bool {
+        let does = |step: &Step| match step {
+            Step::Lock(_) | Step::StateDir(_) | Step::FillDisk => true,
+            Step::Start { own_state, may_write, .. } => *own_state || !may_write,
+            _ => false,
+        };
+        self.steps.iter().any(|(_, step)| does(step))
+    }
+
     /// Whether something is put there that must be refused (exit 78).
     pub fn may_refuse(&self) -> bool {
         let is_refused = |it: &Instead| matches!(it, Instead::Symlink | Instead::WritableByAll);
@@ -226,7 +236,8 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         steps.push((rng.u64(0..latest), Step::Start { keys, timeout: None, own_state: false, may_write: true }));
     }
     for _ in 0..rng.u32(0..4) {
-        steps.push((rng.u64(20..900), end_somebody(rng)));
+        let end = if rng.bool() { end(rng, Whom::Leader, 0) } else { end_somebody(rng) };
+        steps.push((rng.u64(20..900), end));
     }
     steps.sort_by_key(|(at, _)| *at);
     Plan {
@@ -305,6 +316,11 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         let at = if one_in(rng, 3) { volley } else { rng.u64(0..span) };
         steps.push((at, Step::Start { keys, timeout, own_state: one_in(rng, 20), may_write }));
     }
+    // Whoever comes first leads, and loads for as long as that takes.
+    let first = steps.iter().map(|(at, _)| *at).min().unwrap_or_default();
+    if one_in(rng, 2) {
+        steps.push((first + rng.u64(20..800), end(rng, Whom::Leader, 0)));
+    }
     if context.is_some() || evicts {
         // Something that is in the way, and at work half of the time.
         let key = pick(rng, &[LLAMA, GEMMA]);
@@ -362,6 +378,10 @@ fn whom(rng: &mut Rng) -> (Whom, usize) {
 
 fn end_somebody(rng: &mut Rng) -> Step {
     let (whom, number) = whom(rng);
+    end(rng, whom, number)
+}
+
+fn end(rng: &mut Rng, whom: Whom, number: usize) -> Step {
     match rng.u32(0..3) {
         0 => Step::Kill(whom, number),
         1 => Step::Terminate(whom, number),
