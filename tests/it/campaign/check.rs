@@ -225,7 +225,7 @@ fn addressable(facts: &Facts, verdict: &mut Verdict) {
             let untold = named().find(|it| plan.untold().is_some() && reaches(it.began, it) && !is_led(it));
             if let Some(life) = untold {
                 verdict.excuse(if life.is_ours() {
-                    "0 during the load of a leader that is gone, where nobody can tell"
+                    "0 during the load of a leader that is gone or not to be seen, where nobody can tell"
                 } else {
                     "0 during a load that nobody leads, where nobody can tell"
                 });

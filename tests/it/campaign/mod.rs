@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The seed gives the plans of all rounds (`plan`); `stage` plays one, `history` reads the simulator's record of it, and
-//! `check` judges. Real processes never do the same thing twice, so a round that failed may need some tries; its record
-//! and what its callers said are kept below `target/tmp/campaign`.
+//! `check` judges. Real processes never do the same thing twice, so a round that failed may need some tries. Its record
+//! and what its callers said are kept below `target/tmp/campaign`, as are those of a round that is played alone.
 
 mod check;
 mod history;
@@ -44,12 +44,12 @@ fn whatever_goes_wrong_what_must_be_so_is_so() {
     let seed = variable("SEED").unwrap_or(SEED);
     let mut seeds = fastrand::Rng::with_seed(seed);
     let tally = match (variable("ROUND"), variable("SECONDS")) {
-        (Some(round), _) => campaign([round]),
+        (Some(round), _) => campaign([round], true),
         (None, Some(seconds)) => {
             let until = Instant::now() + Duration::from_secs(seconds);
-            campaign(std::iter::from_fn(|| (Instant::now() < until).then(|| seeds.u64(..))))
+            campaign(std::iter::from_fn(|| (Instant::now() < until).then(|| seeds.u64(..))), false)
         }
-        (None, None) => campaign((0..ROUNDS).map(|_| seeds.u64(..))),
+        (None, None) => campaign((0..ROUNDS).map(|_| seeds.u64(..)), false),
     };
     eprintln!("campaign of seed {seed}: {tally:#?}");
     assert!(tally.violations.is_empty(), "of seed {seed}: {:#?}", tally.violations);
@@ -133,7 +133,7 @@ impl Tally {
 }
 
 /// Plays rounds, some at a time.
-fn campaign(seeds: impl IntoIterator<Item = u64, IntoIter: Send>) -> Tally {
+fn campaign(seeds: impl IntoIterator<Item = u64, IntoIter: Send>, keeps_all: bool) -> Tally {
     let seeds = Mutex::new(seeds.into_iter());
     let tally = Mutex::new(Tally::default());
     std::thread::scope(|scope| {
@@ -142,7 +142,7 @@ fn campaign(seeds: impl IntoIterator<Item = u64, IntoIter: Send>) -> Tally {
                 loop {
                     let seed = seeds.lock().expect("no panic holds it").next();
                     let Some(seed) = seed else { return };
-                    round(seed, &tally);
+                    round(seed, keeps_all, &tally);
                 }
             });
         }
@@ -150,7 +150,7 @@ fn campaign(seeds: impl IntoIterator<Item = u64, IntoIter: Send>) -> Tally {
     tally.into_inner().expect("no panic holds it")
 }
 
-fn round(seed: u64, tally: &Mutex<Tally>) {
+fn round(seed: u64, keeps: bool, tally: &Mutex<Tally>) {
     let plan = Plan::of(seed);
     let played = catch_unwind(AssertUnwindSafe(|| stage::play(&plan)));
     let mut tally = tally.lock().expect("no panic holds it");
@@ -161,6 +161,8 @@ fn round(seed: u64, tally: &Mutex<Tally>) {
     let verdict = judge(&facts);
     if !verdict.violations.is_empty() {
         eprintln!("round {seed}: {:#?}", verdict.violations);
+    }
+    if keeps || !verdict.violations.is_empty() {
         keep(&facts, &verdict, &machine);
     }
     tally.add(&facts, verdict);
