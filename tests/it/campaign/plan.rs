@@ -22,7 +22,7 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     Plain,
-    /// On a file system of 16 KiB.
+    /// On a file system of 16 KiB, or like `FileSize` where none may be mounted.
     Tmpfs,
     /// Plain, for processes of which some may not write a byte to any file.
     FileSize,

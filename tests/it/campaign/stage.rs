@@ -76,6 +76,8 @@ struct Stage<'a> {
     plan: &'a Plan,
     // Before the machine, whose folder it is mounted in.
     mount: Option<Mount>,
+    /// Where nothing may be mounted, who is started now may not write to any file.
+    is_full: bool,
     machine: Machine,
     state_dir: PathBuf,
     lock: PathBuf,
@@ -93,7 +95,7 @@ impl<'a> Stage<'a> {
         if plan.has_lms {
             machine.install_lms();
         }
-        if plan.disk == Disk::FileSize && plan.has_lms {
+        if plan.disk != Disk::Plain && plan.has_lms {
             wrap_lms(&machine.path("bin/lms"));
         }
         machine.install_app();
@@ -111,7 +113,17 @@ impl<'a> Stage<'a> {
         let mount = (plan.disk == Disk::Tmpfs).then(|| Mount::new(&state_dir)).flatten();
         let slug = BaseUrl::parse(&machine.base_url()).expect("an address").slug();
         let lock = state_dir.join(format!("{slug}.lock"));
-        Self { plan, mount, machine, state_dir, lock, actors: Vec::new(), chats: Vec::new(), resumes: Vec::new() }
+        Self {
+            plan,
+            mount,
+            is_full: false,
+            machine,
+            state_dir,
+            lock,
+            actors: Vec::new(),
+            chats: Vec::new(),
+            resumes: Vec::new(),
+        }
     }
 
     fn act(&mut self, step: &Step) {
@@ -149,10 +161,9 @@ impl<'a> Stage<'a> {
             Step::Crash => drop(self.control("crash", &json!({}))),
             Step::Lock(instead) => replace_lock(&self.lock, *instead),
             Step::StateDir(instead) => replace_folder(&self.state_dir, *instead),
-            // Without a mount of its own there is nothing to fill.
             Step::FillDisk if self.mount.is_some() => fill(&self.state_dir.join("filler")),
-            Step::FillDisk => {}
-            Step::FreeDisk => drop(fs::remove_file(self.state_dir.join("filler"))),
+            Step::FillDisk => self.is_full = true,
+            Step::FreeDisk => self.free_disk(),
             Step::FutureClock => move_clock(&self.state_dir),
         }
     }
@@ -197,7 +208,8 @@ impl<'a> Stage<'a> {
         }
         let mut command = Command::new("/bin/sh");
         // A process over its limit is told by a signal that kills, unless it is ignored.
-        let script = if may_write { "exec \"$@\"" } else { "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"" };
+        let script =
+            if may_write && !self.is_full { "exec \"$@\"" } else { "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"" };
         command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_lmswarm")]).args(args);
         command.env_clear().envs(self.machine.environment());
         if plan.shows_token {
@@ -340,7 +352,7 @@ impl<'a> Stage<'a> {
         }
         self.machine.configure(config);
         self.idle();
-        let _ = fs::remove_file(self.state_dir.join("filler"));
+        self.free_disk();
         let is = |path: &Path, wrong: fn(fs::FileType) -> bool| {
             path.symlink_metadata().is_ok_and(|found| wrong(found.file_type()))
         };
@@ -403,6 +415,11 @@ impl<'a> Stage<'a> {
         let state = self.state();
         let names: Vec<String> = names(&state["instances"]).collect();
         (!names.is_empty()).then(|| names[number % names.len()].clone())
+    }
+
+    fn free_disk(&mut self) {
+        self.is_full = false;
+        let _ = fs::remove_file(self.state_dir.join("filler"));
     }
 
     fn idle(&self) {
