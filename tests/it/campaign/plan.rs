@@ -105,6 +105,10 @@ pub struct Plan {
     pub limits: Limits,
     /// The context that is asked for.
     pub context: Option<u64>,
+    /// How many seconds an instance lives unused.
+    pub ttl: Option<u64>,
+    /// Whether failures are tried again at once.
+    pub fresh: bool,
     pub evicts: bool,
     pub loader: &'static str,
     /// Whether verdicts of `lms ps` are reused.
@@ -251,6 +255,8 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         disk: Disk::Plain,
         limits: Limits { load: 60_000, lock_wait: 60_000, probe: 10_000, server_start: 30_000, cooldown: 60_000 },
         context: None,
+        ttl: None,
+        fresh: false,
         evicts: false,
         loader: "auto",
         caches: false,
@@ -364,6 +370,8 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         disk,
         limits,
         context,
+        ttl: one_in(rng, 10).then_some(1),
+        fresh: one_in(rng, 8),
         evicts,
         loader,
         caches: one_in(rng, 10),

@@ -197,11 +197,17 @@ impl<'a> Stage<'a> {
         if let Some(context) = plan.context {
             give("context-length", context.to_string());
         }
+        if let Some(seconds) = plan.ttl {
+            give("ttl-seconds", seconds.to_string());
+        }
         if let Some(timeout) = timeout {
             give("timeout", format!("{timeout}ms"));
         }
         if let Some(folder) = own_state {
             give("state-dir", folder.display().to_string());
+        }
+        if plan.fresh && !is_last {
+            args.push("--fresh".to_owned());
         }
         if plan.evicts {
             args.push("--evict-on-pressure".to_owned());
