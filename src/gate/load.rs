@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::look::Sight;
 use super::obtain::{By, Target};
-use super::room::Evictions;
+use super::room::{Evictions, Room};
 use super::settle::{context_warning, drift_failure};
 use super::{Backoff, Lead, Want, Work};
 use crate::pure::config::{Device, OnMismatch};
@@ -65,7 +65,10 @@ impl Work<'_> {
         }
         let mut target = target.clone();
         let mut evictions = Evictions::default();
-        let may_evict = self.make_room(want, &target, lead, &mut evictions).await?;
+        let room = self.make_room(want, &target, lead, &mut evictions).await?;
+        if room == Room::NotNeeded {
+            return Ok(None);
+        }
         loop {
             let activity = self.call.progress.begin(&format!("loading `{}`", want.key), self.usual_load(want));
             let started = Instant::now();
@@ -94,7 +97,7 @@ impl Work<'_> {
             }
             match attempt {
                 Attempt::OutOfMemory(words) => {
-                    if may_evict
+                    if room == Room::Expected
                         && let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms)
                         && self.evict_one(lms, policy, lead, &mut evictions).await?
                     {

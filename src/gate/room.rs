@@ -18,17 +18,27 @@ pub(super) struct Evictions {
     count: usize,
 }
 
+/// What making room came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// The load is expected to fit; if it does not, unloading more may help.
+    Expected,
+    /// Unloading more would not help.
+    Hopeless,
+    /// Somebody else has brought the model up meanwhile, or does so now.
+    NotNeeded,
+}
+
 impl Work<'_> {
-    /// Frees memory until the load is expected to fit, or nothing more may be unloaded;
-    /// returns whether unloading more could help at all.
+    /// Frees memory until the load is expected to fit, or nothing more may be unloaded.
     pub(super) async fn make_room(
         &self,
         want: &Want,
         target: &Target,
         lead: &Lead,
         done: &mut Evictions,
-    ) -> Result<bool, Failure> {
-        let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms) else { return Ok(true) };
+    ) -> Result<Room, Failure> {
+        let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms) else { return Ok(Room::Expected) };
         loop {
             let args = estimate_args(&want.key, &want.options.within(target.max_context), target.placement);
             let estimate = lms.estimate(args).await.map_err(|stop| self.interrupted(stop))?;
@@ -37,17 +47,22 @@ impl Work<'_> {
                 Err(why) => {
                     // LM Studio's guardrail still stands between this load and a full memory.
                     self.warn(format!("cannot tell what could make room: {why}"));
-                    return Ok(true);
+                    return Ok(Room::Expected);
                 }
             };
+            // Estimates and lists take their time, and nothing is unloaded for a load that
+            // is not needed any more.
+            if resident.iter().any(|it| it.identifier == want.key.as_str()) {
+                return Ok(Room::NotNeeded);
+            }
             let demand = Demand { estimate, size_bytes: target.size_bytes, machine_bytes: machine::memory_bytes() };
             let room = policy.max_victims.saturating_sub(done.count);
             match plan(demand, &resident, policy, &self.needed(), room) {
-                Plan::Load => return Ok(true),
+                Plan::Load => return Ok(Room::Expected),
                 Plan::Evict(victim) => {
                     tracing::info!(?demand, victim, "the load is not expected to fit");
                     if !self.evict_one(lms, policy, lead, done).await? {
-                        return Ok(false);
+                        return Ok(Room::Hopeless);
                     }
                 }
                 // A budget is the user's own word; the estimator's may be wrong.
@@ -61,7 +76,7 @@ impl Work<'_> {
                 }
                 Plan::Hopeless(needs, budget) => {
                     tracing::info!(needs, budget, "no eviction would make it fit; LM Studio has the last word");
-                    return Ok(false);
+                    return Ok(Room::Hopeless);
                 }
             }
         }

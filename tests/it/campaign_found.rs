@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine};
+use crate::support::{GEMMA, LLAMA, Machine, until};
 
 #[test]
 fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_tell() {
@@ -19,4 +19,18 @@ fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_te
         assert_eq!(caller.end().expect(0).model()["source"], "rest-v0", "{kind}");
         assert_eq!(machine.lms_calls().len(), 0, "{kind}: `lms ps` shows a load like a ready one");
     }
+}
+
+#[test]
+fn no_room_is_made_and_nothing_loaded_for_a_model_that_has_come_up_meanwhile() {
+    let machine = Machine::new();
+    machine.preload(GEMMA);
+    machine.control("used", json!({ "identifier": GEMMA, "lastUsedTime": 1 }));
+    machine.faults(json!([{ "on": "lms load --estimate-only", "kind": "slow", "ms": 700 }]));
+    let caller = machine.start(&[LLAMA, "--evict-on-pressure", "--ram-budget-mb", "9000"]);
+    until("it asks for an estimate", || machine.lms_calls().iter().any(|it| it.contains("--estimate-only")));
+    machine.preload(LLAMA);
+    assert_eq!(caller.end().expect(0).model()["action"], "waited");
+    assert_eq!(machine.resident(), [GEMMA, LLAMA]);
+    assert!(!machine.lms_calls().iter().any(|it| it.contains("--identifier")), "{:?}", machine.lms_calls());
 }

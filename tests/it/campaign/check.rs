@@ -51,13 +51,13 @@ impl Caller {
         self.sent.iter().any(|(_, it)| *it == what)
     }
 
-    /// How old its last look was when it ran `lms`, by its own log.
-    fn age_of_last_look(&self, call: &Call) -> Option<u64> {
+    /// How old its last look was at this moment, by its own log.
+    fn age_of_last_look(&self, at: u64) -> Option<u64> {
         const DAY: u64 = 24 * 3600 * 1000;
         let is_look = |line: &&str| line.contains("path=\"api/v");
         let looks = self.stderr.lines().filter(is_look).filter_map(time_of_day);
-        let ages = looks.map(|it| (call.at + DAY - it) % DAY);
-        // One from after the run would be nearly a day old.
+        let ages = looks.map(|it| (at + DAY - it) % DAY);
+        // One from after that moment would be nearly a day old.
         ages.filter(|it| *it < DAY / 2).min()
     }
 }
@@ -145,14 +145,19 @@ impl Facts {
         SLACK + 6 * start + slow + estimates + caller.map_or(0, |it| it.stopped_ms)
     }
 
-    /// When the caller last looked before it ran `lms`. What it saw is from a little earlier: from before it was
-    /// stopped, or from before an answer was held up.
+    /// When the caller last looked before it ran `lms`.
     fn looked(&self, call: &Call) -> u64 {
         let caller = self.caller(call.parent);
-        let age = caller.and_then(|it| it.age_of_last_look(call));
+        let seen = caller.and_then(|it| self.seen_by(it, call.at));
+        seen.unwrap_or(call.at.saturating_sub(self.slack(caller)))
+    }
+
+    /// From when the latest is that a caller had seen by then. That is a little before its last look was over: from
+    /// before it was stopped, or from before an answer was held up.
+    fn seen_by(&self, caller: &Caller, at: u64) -> Option<u64> {
         let slow = if self.plan.has_fault("slow") { 700 } else { 0 };
-        let earlier = |age: u64| age + ANSWER + slow + caller.map_or(0, |it| it.stopped_ms);
-        call.at.saturating_sub(age.map_or(self.slack(caller), earlier))
+        let earlier = caller.age_of_last_look(at)? + ANSWER + slow + caller.stopped_ms;
+        Some(at.saturating_sub(earlier))
     }
 
     /// When the lists began to show it.
@@ -204,16 +209,15 @@ fn exits(facts: &Facts, verdict: &mut Verdict) {
 fn addressable(facts: &Facts, verdict: &mut Verdict) {
     let plan = &facts.plan;
     for caller in facts.callers.iter().filter(|it| it.code == 0) {
-        // The end follows the last look at once, unless others are looked after meanwhile.
-        let recent = if caller.keys.len() > 1 || caller.stopped_ms > 0 {
-            caller.start
-        } else {
-            caller.start.max(caller.exit.saturating_sub(facts.slack(None) + 2 * plan.limits.probe))
+        let recent = match (plan.caches && plan.untold().is_some(), caller.keys.as_slice()) {
+            (true, _) => caller.start.saturating_sub(30_000),
+            // The others are looked after meanwhile.
+            (_, [_, _, ..]) => caller.start,
+            _ => facts.seen_by(caller, caller.exit).unwrap_or(caller.start),
         };
-        let from = if plan.caches && plan.untold().is_some() { caller.start.saturating_sub(30_000) } else { recent };
         for key in &caller.keys {
             let named = || facts.history.lives.iter().filter(|it| it.identifier == *key);
-            let reaches = |since: u64, life: &Life| since <= caller.exit && life.ended.is_none_or(|it| it >= from);
+            let reaches = |since: u64, life: &Life| since <= caller.exit && life.ended.is_none_or(|it| it >= recent);
             if named().any(|it| it.ready.is_some_and(|ready| reaches(ready, it))) {
                 continue;
             }
@@ -262,7 +266,8 @@ fn one_instance(facts: &Facts, verdict: &mut Verdict) {
         let twin = lives
             .iter()
             .any(|it| it.is_ours() && it.ended.is_none() && it.key == life.key && it.identifier != life.identifier);
-        let may_stay = facts.plan.has_fault("other-id") || facts.callers.iter().any(|it| it.was_sent(Sent::Kill));
+        // A load over REST cannot be called back: whoever is ended during one leaves it, under whatever name.
+        let may_stay = facts.plan.has_fault("other-id") || facts.callers.iter().any(|it| it.code != 0);
         if twin && !may_stay {
             verdict.blame(format!("two copies of ours stayed: {life:?}"));
         }

@@ -509,12 +509,12 @@ fn ignores_interrupts() -> bool {
     ignored.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & 0b10 != 0)
 }
 
-/// A free port that no connection is given by chance while the server is off.
+/// A free port that no connection is given by chance while the server is off, and no other campaign takes.
 fn quiet_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 199).unwrap_or_default() * 100;
-    for _ in 0..10_000 {
-        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    let own = 10_000 + u16::try_from(std::process::id() % 199).unwrap_or_default() * 100;
+    for _ in 0..1000 {
+        let port = own + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
