@@ -34,3 +34,20 @@ fn no_room_is_made_and_nothing_loaded_for_a_model_that_has_come_up_meanwhile() {
     assert_eq!(machine.resident(), [GEMMA, LLAMA]);
     assert!(!machine.lms_calls().iter().any(|it| it.contains("--identifier")), "{:?}", machine.lms_calls());
 }
+
+#[test]
+fn a_leader_that_cannot_say_what_for_may_be_loading_what_is_asked_for() {
+    let machine = Machine::with(json!({ "v0": false, "holdLoads": true }));
+    let leader = machine.start(&[LLAMA]);
+    machine.wait_for_event("load-begin");
+    // As on a full disk: the lock is held, and its file is empty.
+    let files = std::fs::read_dir(machine.path(".cache/lmswarm")).unwrap().map(|it| it.unwrap().path());
+    for lock in files.filter(|it| it.extension().is_some_and(|it| it == "lock")) {
+        std::fs::OpenOptions::new().write(true).truncate(true).open(lock).unwrap();
+    }
+    let early = machine.ensure(&[LLAMA, "--lock-wait-timeout-ms", "300"]).expect(75);
+    assert_eq!(early.model()["category"], "lock-timeout");
+    machine.release();
+    leader.end().expect(0).json();
+    machine.ensure(&[LLAMA]).expect(0).json();
+}

@@ -207,11 +207,11 @@ impl Plan {
         }
     }
 
-    /// Whether the words of who leads may get lost, or there may be two leaders.
+    /// Whether there may be two leaders, or one that others cannot see.
     pub fn may_lose_lock(&self) -> bool {
         let does = |step: &Step| match step {
-            Step::Lock(_) | Step::StateDir(_) | Step::FillDisk => true,
-            Step::Start { own_state, may_write, .. } => *own_state || !may_write,
+            Step::Lock(_) | Step::StateDir(_) => true,
+            Step::Start { own_state, .. } => *own_state,
             _ => false,
         };
         self.steps.iter().any(|(_, step)| does(step))
