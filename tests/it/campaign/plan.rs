@@ -219,8 +219,13 @@ impl Plan {
 
     /// Whether something is put there that must be refused (exit 78).
     pub fn may_refuse(&self) -> bool {
-        let is_refused = |it: &Instead| matches!(it, Instead::Symlink | Instead::WritableByAll);
-        self.steps.iter().any(|(_, step)| matches!(step, Step::Lock(it) | Step::StateDir(it) if is_refused(it)))
+        let is_refused = |step: &Step| {
+            let lock = [Instead::Symlink, Instead::WrongKind];
+            let folder = [Instead::Symlink, Instead::WritableByAll];
+            matches!(step, Step::Lock(it) if lock.contains(it))
+                || matches!(step, Step::StateDir(it) if folder.contains(it))
+        };
+        self.steps.iter().any(|(_, step)| is_refused(step))
     }
 }
 
