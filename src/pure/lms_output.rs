@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::json::Object;
 use super::residency::{Downloaded, Instance, Location, Readiness};
 use super::text::excerpt;
 
@@ -76,11 +77,11 @@ struct PsEntry {
 /// Only `identifier` and `modelKey` are required: older versions lack the rest. `lms ps`
 /// lists an instance as idle from the start of its load, so readiness stays untold.
 pub fn parse_ps(stdout: &[u8]) -> Option<Vec<Instance>> {
-    let entries: Vec<PsEntry> = parse_list(stdout)?;
+    let entries: Vec<Object<PsEntry>> = parse_list(stdout)?;
     Some(
         entries
             .into_iter()
-            .map(|entry| Instance {
+            .map(|Object(entry)| Instance {
                 busy: is_busy(&entry),
                 identifier: entry.identifier,
                 model_key: Some(entry.model_key),
@@ -106,12 +107,20 @@ fn to_millis(time: f64) -> u64 {
     time as u64
 }
 
-/// `None` where an old `lms` tells neither `status` nor `queued` (before LM Studio 0.3.27).
+/// `None` where an old `lms` tells neither `status` nor `queued` (before LM Studio 0.3.27), or
+/// where one of them cannot be read.
 fn is_busy(entry: &PsEntry) -> Option<bool> {
-    match (entry.status.as_str(), entry.queued.as_u64()) {
-        (Some(status), queued) => Some(status != "idle" || queued.is_some_and(|it| it > 0)),
-        (None, Some(queued)) => Some(queued > 0),
+    let is_working = match &entry.status {
+        Json::Null => None,
+        status => Some(status.as_str()? != "idle"),
+    };
+    let has_waiting = match &entry.queued {
+        Json::Null => None,
+        queued => Some(queued.as_u64()? > 0),
+    };
+    match (is_working, has_waiting) {
         (None, None) => None,
+        (one, other) => Some(one == Some(true) || other == Some(true)),
     }
 }
 
@@ -131,11 +140,11 @@ struct LsEntry {
 
 /// Reads `lms ls --json`; `None` if the list cannot be found in it.
 pub fn parse_ls(stdout: &[u8]) -> Option<Vec<Downloaded>> {
-    let entries: Vec<LsEntry> = parse_list(stdout)?;
+    let entries: Vec<Object<LsEntry>> = parse_list(stdout)?;
     Some(
         entries
             .into_iter()
-            .map(|entry| Downloaded {
+            .map(|Object(entry)| Downloaded {
                 key: entry.model_key,
                 variants: entry
                     .variants
@@ -151,7 +160,7 @@ pub fn parse_ls(stdout: &[u8]) -> Option<Vec<Downloaded>> {
 }
 
 /// Finds the one JSON array in an output, which starts a line; notices may stand around it.
-fn parse_list<T: for<'de> Deserialize<'de>>(stdout: &[u8]) -> Option<Vec<T>> {
+fn parse_list<T: for<'de> Deserialize<'de>>(stdout: &[u8]) -> Option<Vec<Object<T>>> {
     let text = decode(stdout);
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -160,16 +169,25 @@ fn parse_list<T: for<'de> Deserialize<'de>>(stdout: &[u8]) -> Option<Vec<T>> {
         if !text[start..].starts_with('[') {
             continue;
         }
-        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Vec<T>>();
+        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Vec<Object<T>>>();
         if let Some(Ok(list)) = values.next() {
-            // `[]` in the middle of a sentence is no list.
+            // `[]` in the middle of a sentence is no list, and neither is a part of other JSON.
             let rest = &text[start + values.byte_offset()..];
-            if rest.split('\n').next().is_some_and(|rest| rest.trim().is_empty()) {
+            let ends_its_line = rest.split('\n').next().is_some_and(|rest| rest.trim().is_empty());
+            if ends_its_line && !is_inside_json(&text[..start], rest) {
                 return Some(list);
             }
         }
     }
     None
+}
+
+/// Whether what stands between these two is a part of a larger JSON value.
+fn is_inside_json(before: &str, behind: &str) -> bool {
+    let before = before.trim_end();
+    // A notice may end with a colon, but not with one behind a quote.
+    let is_member = before.strip_suffix(':').is_some_and(|it| it.trim_end().ends_with('"'));
+    is_member || before.ends_with(['[', ',']) || behind.trim_start().starts_with([',', ']', '}'])
 }
 
 /// Why `lms load` did not load.
@@ -337,6 +355,12 @@ mod tests {
             "[] []",
             "[{\"identifier\":\"a\"}]",
             "[{\"identifier\":1,\"modelKey\":\"a\"}]",
+            "[[\"a\",\"a\"]]",
+            "{\"result\":\n[]\n}",
+            "[\n[]\n]",
+            "[{},\n[]\n]",
+            "{\"result\": \n[]",
+            "[]\n]",
         ] {
             assert_eq!(parse_ps(text.as_bytes()), None, "{text}");
         }
@@ -346,6 +370,17 @@ mod tests {
     fn an_old_lms_that_tells_less_is_understood() {
         let old = br#"[{"identifier":"a","modelKey":"a"}]"#;
         assert_eq!(parse_ps(old).unwrap()[0].busy, None);
+        for (told, busy) in [
+            (r#""status":"idle""#, Some(false)),
+            (r#""queued":0"#, Some(false)),
+            (r#""status":"idle","queued":1"#, Some(true)),
+            (r#""status":"processingPrompt","queued":0"#, Some(true)),
+            (r#""status":"idle","queued":"1""#, None),
+            (r#""status":7,"queued":0"#, None),
+        ] {
+            let list = format!(r#"[{{"identifier":"a","modelKey":"a",{told}}}]"#);
+            assert_eq!(parse_ps(list.as_bytes()).unwrap()[0].busy, busy, "{told}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod failure;
 pub mod front_matter;
 pub mod hook;
+pub mod json;
 pub mod jsonc;
 pub mod lms_output;
 pub mod load;

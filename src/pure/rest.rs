@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 
+use super::json::Object;
 use super::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
 use super::text::excerpt;
 
@@ -146,14 +147,14 @@ pub fn describe(answer: &Answer) -> String {
 #[derive(Deserialize)]
 struct V1List<'a> {
     #[serde(borrow)]
-    models: Vec<V1Model<'a>>,
+    models: Vec<Object<V1Model<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct V1Model<'a> {
     #[serde(borrow)]
     key: Cow<'a, str>,
-    loaded_instances: Vec<V1Instance>,
+    loaded_instances: Vec<Object<V1Instance>>,
     #[serde(default, deserialize_with = "lenient_number")]
     max_context_length: Option<u64>,
     #[serde(default, deserialize_with = "lenient_number")]
@@ -172,11 +173,11 @@ struct V1Instance {
 /// `None` unless the body is the list: an object with `models`, each with `key` and
 /// `loaded_instances`. What else is missing or mistyped is merely not told.
 fn parse_v1(text: &str) -> Option<Snapshot> {
-    let list: V1List<'_> = serde_json::from_str(text).ok()?;
+    let Object(list): Object<V1List<'_>> = serde_json::from_str(text).ok()?;
     let mut instances = Vec::new();
     let mut downloaded = Vec::with_capacity(list.models.len());
-    for model in list.models {
-        for instance in model.loaded_instances {
+    for Object(model) in list.models {
+        for Object(instance) in model.loaded_instances {
             instances.push(Instance {
                 identifier: instance.id,
                 model_key: Some(model.key.to_string()),
@@ -204,7 +205,7 @@ fn parse_v1(text: &str) -> Option<Snapshot> {
 #[derive(Deserialize)]
 struct V0List<'a> {
     #[serde(borrow)]
-    data: Vec<V0Model<'a>>,
+    data: Vec<Object<V0Model<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -221,7 +222,8 @@ struct V0Model<'a> {
 
 /// `None` unless the body is the list: `data`, each with `id` and `state`.
 fn parse_v0(text: &str) -> Option<Vec<V0Model<'_>>> {
-    serde_json::from_str::<V0List<'_>>(text).ok().map(|list| list.data)
+    let Object(list): Object<V0List<'_>> = serde_json::from_str(text).ok()?;
+    Some(list.data.into_iter().map(|Object(model)| model).collect())
 }
 
 /// Only v0 tells whether an instance is ready, so it has a say in each one of v1.
@@ -435,6 +437,10 @@ mod tests {
             "{\"models\":[",
             "{\"data\":[{\"id\":\"a\"}]}",
             "{\"data\":[",
+            "[[]]",
+            "{\"models\":[[\"a\",[]]]}",
+            "{\"models\":[{\"key\":\"a\",\"loaded_instances\":[[\"a\",{}]]}]}",
+            "{\"data\":[[\"a\",\"loaded\"]]}",
         ] {
             let reading = read_lists(&reply(200, body.as_bytes()), &reply(200, body.as_bytes()));
             assert!(matches!(reading, Reading::NoList(_)), "{body}: {reading:?}");
