@@ -5,6 +5,8 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use super::text::excerpt;
+
 /// The address of one LM Studio server, normalised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
@@ -37,10 +39,12 @@ impl BaseUrl {
             Ok(url) if matches!(url.scheme(), "http" | "https") => url,
             // `localhost:1234` parses as the scheme `localhost`, `127.0.0.1:1234` not at all.
             _ if !text.contains("://") => {
-                return Err(InvalidBaseUrl(format!("has no `http://` in front; did you mean `http://{text}`?")));
+                let meant = excerpt(text, 100);
+                return Err(InvalidBaseUrl(format!("has no `http://` in front; did you mean `http://{meant}`?")));
             }
             Ok(url) => {
-                return Err(InvalidBaseUrl(format!("has the scheme `{}`; only `http` and `https` work", url.scheme())));
+                let scheme = excerpt(url.scheme(), 20);
+                return Err(InvalidBaseUrl(format!("has the scheme `{scheme}`; only `http` and `https` work")));
             }
             Err(error) => return Err(InvalidBaseUrl(format!("is not a URL: {error}"))),
         };
@@ -204,6 +208,7 @@ mod tests {
             ("", "is empty"),
             ("127.0.0.1:1234", "did you mean `http://127.0.0.1:1234`?"),
             ("localhost:1234/v1", "did you mean `http://localhost:1234/v1`?"),
+            ("h\u{1b}[2J", "did you mean `http://h\\u{1b}[2J`?"),
             ("htp://127.0.0.1:1234", "the scheme `htp`"),
             ("http:/127.0.0.1:1234", "two slashes"),
             ("http://", "is not a URL"),

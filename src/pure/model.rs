@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::text::printable;
+
 /// Longest key that is taken for one, in bytes. The longest real ones are
 /// `publisher/repository@variant`, well below 200.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -31,13 +33,14 @@ impl fmt::Display for InvalidModel {
         match self {
             Self::Empty => write!(f, "a model name cannot be empty"),
             Self::EmptyAfterProvider(text) => {
+                let text = printable(text);
                 write!(f, "`{text}` names a provider but no model; write `{text}KEY`")
             }
             Self::LeadingDash(text) => {
-                write!(f, "a model name cannot start with `-`: `{text}`")
+                write!(f, "a model name cannot start with `-`: `{}`", printable(text))
             }
             Self::ControlCharacter(text) => {
-                write!(f, "a model name cannot hold control characters: `{}`", super::text::printable(text))
+                write!(f, "a model name cannot hold control characters: `{}`", printable(text))
             }
             Self::TooLong(bytes) => {
                 write!(f, "a model name of {bytes} bytes is too long; at most {MAX_KEY_BYTES} are allowed")
@@ -145,6 +148,7 @@ mod tests {
             ("-x", "start with `-`"),
             ("a\nb", "control characters: `a\\nb`"),
             ("a\u{1b}[2Jb", "control characters"),
+            ("-\u{1b}[2J", "start with `-`: `-\\u{1b}[2J`"),
         ] {
             let error = ModelKey::from_ref(text, &gated()).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text:?}: {error}");
