@@ -1,7 +1,7 @@
 //! The configuration: a file's text becomes a layer, the layers become the typed [`Config`].
 //! Which files and variables there are is not decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -247,6 +247,9 @@ pub enum Dialect {
 /// What the ancestor's file may hold that means nothing here.
 const ANCESTOR_ONLY: [&str; 3] = ["enabled", "eager", "lockDir"];
 
+/// Most unknown keys that are told.
+const MOST_WARNINGS: usize = 20;
+
 /// A config file's layer, and what to tell the user about it.
 #[derive(Debug, Default)]
 pub struct ConfigFile {
@@ -282,29 +285,40 @@ struct FileReader<'a> {
 impl FileReader<'_> {
     fn read(&self, object: &Object<'_>, dialect: Dialect) -> Result<ConfigFile, String> {
         let mut file = ConfigFile::default();
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = BTreeSet::new();
         for property in &object.properties {
             let key = property.name.as_str();
-            let place = self.place(property.start());
-            if seen.contains(&key) {
-                return Err(format!("{place}: `{}` stands here twice", excerpt(key, 40)));
+            let start = property.start();
+            if !seen.insert(key) {
+                return Err(format!("{}: `{}` stands here twice", self.place(start), excerpt(key, 40)));
             }
-            seen.push(key);
-            let line = self.line(property.start());
             if let Some(spec) = options::spec(key) {
                 let value = self.value(key, spec.kind, &property.value, &mut file.warnings)?;
-                file.layer.put(spec.key, value, Origin::File(self.path.to_owned(), line));
+                file.layer.put(spec.key, value, Origin::File(self.path.to_owned(), self.line(start)));
             } else if dialect == Dialect::Ancestor && ANCESTOR_ONLY.contains(&key) {
-                file.warnings.push(format!("{place}: `{key}` means nothing to lmswarm and is ignored"));
+                file.warnings.push(format!("{}: `{key}` means nothing to lmswarm and is ignored", self.place(start)));
             } else if dialect == Dialect::Ancestor && key == "failClosed" {
-                self.read_fail_closed(object, &property.value, line, &mut file)?;
+                self.read_fail_closed(object, &property.value, self.line(start), &mut file)?;
             } else {
-                let near = similar(key, options::OPTIONS.iter().map(|spec| spec.key));
-                let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                file.warnings.push(format!("{place}: unknown key `{}` is ignored{meant}", excerpt(key, 60)));
+                self.warn_of_unknown(key, start, options::OPTIONS.iter().map(|spec| spec.key), &mut file.warnings);
             }
         }
         Ok(file)
+    }
+
+    fn warn_of_unknown(
+        &self,
+        key: &str,
+        start: usize,
+        known: impl IntoIterator<Item = &'static str>,
+        warnings: &mut Vec<String>,
+    ) {
+        // More of them say nothing new: this is some other program's file.
+        if warnings.len() < MOST_WARNINGS {
+            let near = similar(key, known);
+            let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            warnings.push(format!("{}: unknown key `{}` is ignored{meant}", self.place(start), excerpt(key, 60)));
+        }
     }
 
     /// The ancestor's older word for `failMode`, which wins where both are given.
@@ -364,8 +378,7 @@ impl FileReader<'_> {
         let mut per_model = BTreeMap::new();
         for model in &models.properties {
             let name = model.name.as_str();
-            let place = self.place(model.start());
-            check_per_model_key(name).map_err(|error| format!("{place}: {error}"))?;
+            check_per_model_key(name).map_err(|error| format!("{}: {error}", self.place(model.start())))?;
             let Json::Object(object) = &model.value else {
                 return Err(self.wrong(
                     &format!("perModel.{name}"),
@@ -377,10 +390,7 @@ impl FileReader<'_> {
             for property in &object.properties {
                 let key = property.name.as_str();
                 let Some(known) = PER_MODEL_KEYS.iter().find(|it| **it == key) else {
-                    let place = self.place(property.start());
-                    let near = similar(key, PER_MODEL_KEYS);
-                    let meant = near.first().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                    warnings.push(format!("{place}: unknown key `{}` is ignored{meant}", excerpt(key, 60)));
+                    self.warn_of_unknown(key, property.start(), PER_MODEL_KEYS, warnings);
                     continue;
                 };
                 if let Some(spec) = options::spec(known) {

@@ -208,6 +208,9 @@ fn substitute(text: &str, surroundings: &impl Surroundings) -> Result<String, St
     })
 }
 
+/// Most that the text of a source may become.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
 /// Replaces every `START...}` by what `with` makes of the text before it and what is inside;
 /// `None` leaves it.
 fn replace(
@@ -220,17 +223,26 @@ fn replace(
     while let Some(open) = rest.find(start) {
         let (before, at) = rest.split_at(open);
         replaced.push_str(before);
-        let Some((inside, after)) = at[start.len()..].split_once('}').filter(|(inside, _)| !inside.is_empty()) else {
+        rest = &at[start.len()..];
+        // No other one is closed either.
+        let Some((inside, after)) = rest.split_once('}') else {
             replaced.push_str(start);
-            rest = &at[start.len()..];
-            continue;
+            break;
         };
+        if inside.is_empty() {
+            replaced.push_str(start);
+            continue;
+        }
         let position = text.len() - at.len();
         match with(&text[..position], inside)? {
             Some(value) => replaced.push_str(&value),
             None => replaced.push_str(&at[..at.len() - after.len()]),
         }
         rest = after;
+        // A few bytes may name a large file, again and again.
+        if replaced.len() > MOST_BYTES {
+            return Err("is larger than 4 MiB once its references are replaced".to_owned());
+        }
     }
     replaced.push_str(rest);
     Ok(replaced)
@@ -370,7 +382,11 @@ mod tests {
             }
         }
         fn file(&self, path: &str) -> Result<String, String> {
-            if path == "url" { Ok(" http://a\"b\n".to_owned()) } else { Err("not there".to_owned()) }
+            match path {
+                "url" => Ok(" http://a\"b\n".to_owned()),
+                "large" => Ok("x".repeat(1024 * 1024)),
+                _ => Err("not there".to_owned()),
+            }
         }
         fn token_variable(&self) -> &'static str {
             "TOKEN"
@@ -405,6 +421,12 @@ mod tests {
             let error = read(text, "x".to_owned(), Trust::User, &Fake).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_text_that_would_grow_without_end_is_refused() {
+        let error = read(&"{file:large}".repeat(100_000), "x".to_owned(), Trust::Project, &Fake).unwrap_err();
+        assert_eq!(error, "x: is larger than 4 MiB once its references are replaced");
     }
 
     #[test]

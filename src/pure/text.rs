@@ -77,11 +77,18 @@ pub fn without_secrets(value: &str) -> String {
     shown
 }
 
+/// Longest name that is compared, in bytes: the work grows with the product of two lengths.
+const LONGEST_NAME: usize = 512;
+
 /// Up to three of `known` that look like `name`, the nearest first.
 pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    if name.len() > LONGEST_NAME {
+        return Vec::new();
+    }
     let wanted = name.to_lowercase();
     let mut near: Vec<(f64, &str)> = known
         .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST_NAME)
         .map(|candidate| (likeness(&wanted, &candidate.to_lowercase()), candidate))
         .filter(|(score, _)| *score >= 0.6)
         .collect();

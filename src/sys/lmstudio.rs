@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::paths;
+use super::{files, paths};
 
 /// Finds LM Studio's home the way its own tools do: the pointer file, else the folder of
 /// older versions if it exists, else `~/.lmstudio`.
 pub fn home() -> Option<PathBuf> {
     let home = paths::home()?;
     let home = home.canonicalize().unwrap_or(home);
-    if let Ok(pointer) = std::fs::read_to_string(home.join(".lmstudio-home-pointer")) {
-        let path = PathBuf::from(pointer.trim());
+    if let Ok(pointer) = files::read(&home.join(".lmstudio-home-pointer"), 1) {
+        let path = PathBuf::from(String::from_utf8_lossy(&pointer).trim());
         if path.is_absolute() {
             return Some(path);
         }
@@ -26,7 +26,7 @@ pub fn home() -> Option<PathBuf> {
 /// when the server stops, and is missing if it never ran.
 pub fn last_port() -> Option<(u16, PathBuf)> {
     let path = home()?.join(".internal/http-server-config.json");
-    let text = std::fs::read(&path).ok()?;
+    let text = files::read(&path, 1).ok()?;
     let json: Json = serde_json::from_slice(&text).ok()?;
     let port = u16::try_from(json["port"].as_u64()?).ok().filter(|port| *port > 0)?;
     Some((port, path))

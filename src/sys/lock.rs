@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::private::{make_folder, open};
+use crate::pure::json::Object;
 
 /// Who leads, for messages; never for decisions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +29,16 @@ pub struct Leader {
     /// Since when, in Unix milliseconds.
     pub since_ms: u64,
 }
+
+impl Leader {
+    /// Reads the words of a lock file, if there are any.
+    pub fn parse(words: &[u8]) -> Option<Self> {
+        serde_json::from_slice(words).ok().map(|Object(leader)| leader)
+    }
+}
+
+/// Most that is read of the words. A model name has at most 512 bytes.
+const MOST_WORDS: u64 = 4096;
 
 /// The lock file of one server.
 #[derive(Debug)]
@@ -118,8 +129,8 @@ impl LockFile {
     /// Who leads, as far as the file tells.
     pub fn leader(&self) -> Option<Leader> {
         let mut words = Vec::new();
-        open(OpenOptions::new().read(true), self.words_path()).ok()?.take(4096).read_to_end(&mut words).ok()?;
-        serde_json::from_slice(&words).ok()
+        open(OpenOptions::new().read(true), self.words_path()).ok()?.take(MOST_WORDS).read_to_end(&mut words).ok()?;
+        Leader::parse(&words)
     }
 
     fn open(&self) -> io::Result<File> {

@@ -4,22 +4,25 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::files::read_all;
 use super::lock::{Leadership, LockFile};
 use super::private::{self, NoStore, make_private, no_follow};
 use crate::pure::base_url::file_name;
 use crate::pure::failure::{Category, Failure};
+use crate::pure::json::Object;
+use crate::pure::text::printable;
 
 /// How many load times are kept of each model.
 const KEPT_LOADS: usize = 5;
-/// Most that is read of a file: what we write is far smaller.
-const MOST_BYTES: u64 = 4 * 1024 * 1024;
+/// Most that is read of a file, in MiB: what we write is far smaller.
+const MOST: u64 = 4;
 /// The entry of failures to start the server, which concern no model.
 const SERVER: &str = "";
 
@@ -87,9 +90,7 @@ impl Store {
 
     /// The verdict of `lms ps` on `key`, if it is younger than `max_age`.
     pub fn verdict(&self, key: &str, max_age: Duration) -> Option<CachedVerdict> {
-        let verdicts: BTreeMap<String, CachedVerdict> = read(&self.verdicts);
-        let verdict = verdicts.get(key)?;
-        age(verdict.at_ms).is_some_and(|age| age < max_age).then(|| verdict.clone())
+        read::<Verdicts>(&self.verdicts).young(key, max_age).cloned()
     }
 
     /// Remembers a verdict. Two writers at once may lose one of two, which costs one `lms ps`.
@@ -97,9 +98,9 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn remember_verdict(&self, key: &str, verdict: CachedVerdict, max_age: Duration) -> io::Result<()> {
-        let mut verdicts: BTreeMap<String, CachedVerdict> = read(&self.verdicts);
-        verdicts.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
-        verdicts.insert(key.to_owned(), verdict);
+        let mut verdicts: Verdicts = read(&self.verdicts);
+        verdicts.0.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
+        verdicts.0.insert(key.to_owned(), verdict);
         write(&self.verdicts, &verdicts)
     }
 
@@ -125,6 +126,26 @@ pub struct CachedVerdict {
     pub parallel: Option<u64>,
     /// The linked machine it is on.
     pub device: Option<String>,
+}
+
+/// The verdicts of `lms ps` on one server, by model key.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Verdicts(BTreeMap<String, CachedVerdict>);
+
+impl Verdicts {
+    /// Reads a file of verdicts.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        parse(text)
+    }
+
+    /// The verdict on `key`, if it is younger than `max_age`.
+    pub fn young(&self, key: &str, max_age: Duration) -> Option<&CachedVerdict> {
+        self.0.get(key).filter(|it| age(it.at_ms).is_some_and(|age| age < max_age))
+    }
 }
 
 /// What is remembered of one server.
@@ -157,6 +178,14 @@ struct Granted {
 }
 
 impl Facts {
+    /// Reads a file of facts.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        parse(text)
+    }
+
     /// A failure of `attempt` on `model` (`None`: to start the server) that is younger than
     /// `cooldown` and, if given, not older than `since`.
     pub fn failure(
@@ -173,8 +202,8 @@ impl Facts {
         }
         Some(Failure {
             category: past.category,
-            reason: past.reason.clone(),
-            hint: past.hint.clone(),
+            reason: printable(&past.reason),
+            hint: past.hint.as_deref().map(printable),
             suggestions: past.suggestions.clone(),
             age: Some(age),
             is_expensive: true,
@@ -245,19 +274,23 @@ pub fn age(at_ms: u64) -> Option<Duration> {
     now_ms().checked_sub(at_ms).map(Duration::from_millis)
 }
 
+/// The content of a state file.
+///
+/// # Errors
+/// When it is not what [`write`] wrote.
+fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(text).map(|Object(content)| content)
+}
+
 fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
-    let text = private::open(OpenOptions::new().read(true), path).and_then(|file| {
-        let mut text = Vec::new();
-        file.take(MOST_BYTES).read_to_end(&mut text)?;
-        Ok(text)
-    });
-    match text {
-        Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+    let file = private::open(OpenOptions::new().read(true), path);
+    let content = file.and_then(|file| Ok(parse(&read_all(file, MOST)?)?));
+    content.unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
             tracing::info!(%error, path = %path.display(), "a state file cannot be read and is taken for empty");
-            T::default()
-        }),
-        Err(_) => T::default(),
-    }
+        }
+        T::default()
+    })
 }
 
 /// By a temporary file and a rename, so that a reader sees the old or the new, whole.

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::paths;
+use super::{files, paths};
 use crate::pure::front_matter;
 use crate::pure::opencode::{self, Lines, Source, Surroundings, Trust, project_folders};
 use crate::pure::opencode_schema;
 
-/// Most that is read of a file.
-const MOST_BYTES: u64 = 1024 * 1024;
+/// Most that is read of a file, in MiB; and of the list of all models, which is large.
+const MOST: u64 = 1;
+const MOST_OF_CATALOGUE: u64 = 64;
 
 /// Most Markdown files that are looked at in one folder, and how deep.
 const MOST_AGENTS: usize = 1000;
@@ -128,7 +129,7 @@ fn find_markdown(folder: &Path, deepest: usize, files: &mut Vec<PathBuf>) {
 /// One agent or command in Markdown as a source of its own.
 fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Option<Source>, String> {
     // opencode passes over a file that it cannot read or whose head is no YAML.
-    let Ok(text) = read_regular(file) else { return Ok(None) };
+    let Ok(text) = read_text(file) else { return Ok(None) };
     let shown = file.display().to_string();
     let mut head = front_matter::parse(&text);
     let below = file.strip_prefix(root).unwrap_or(file).with_extension("");
@@ -164,7 +165,7 @@ pub fn stored_key(provider: &str) -> Option<(String, String)> {
         return Some((key(&json)?, "OPENCODE_AUTH_CONTENT".to_owned()));
     }
     let path = paths::opencode_data()?.join("auth.json");
-    let json: Json = serde_json::from_str(&read_regular(&path).ok()?).ok()?;
+    let json: Json = serde_json::from_str(&read_text(&path).ok()?).ok()?;
     Some((key(&json)?, path.display().to_string()))
 }
 
@@ -181,7 +182,7 @@ impl Catalogue {
                 .map(PathBuf::from)
                 .or_else(|| Some(paths::opencode_cache()?.join("models.json")));
             let read = |path: PathBuf| {
-                let json: Json = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+                let json: Json = serde_json::from_slice(&files::read(&path, MOST_OF_CATALOGUE).ok()?).ok()?;
                 Some(json.get("lmstudio")?.get("models")?.as_object()?.keys().cloned().collect())
             };
             path.and_then(read).unwrap_or_default()
@@ -220,14 +221,13 @@ pub fn repository_root(working: &Path) -> Option<PathBuf> {
 /// What `git` takes for a repository: a folder with these three, or a file that points to one.
 /// A folder that is none is passed over, as `git` does.
 fn is_repository(path: &Path) -> bool {
-    let pointer = || std::fs::read_to_string(path).is_ok_and(|text| text.starts_with("gitdir:"));
-    (path.join("HEAD").exists() && path.join("objects").is_dir() && path.join("refs").is_dir())
-        || (path.is_file() && pointer())
+    let pointer = || files::read(path, MOST).is_ok_and(|text| text.starts_with(b"gitdir:"));
+    (path.join("HEAD").exists() && path.join("objects").is_dir() && path.join("refs").is_dir()) || pointer()
 }
 
 fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<Source>, String> {
     let name = path.display().to_string();
-    let text = match read_regular(path) {
+    let text = match read_text(path) {
         Ok(text) => text,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(format!("{name}: cannot be read: {error}")),
@@ -236,18 +236,9 @@ fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<Source
     opencode::read(&text, name, trust, &Around { folder, token_variable }).map(Some)
 }
 
-/// Reads a file that a project may have chosen: no device that never ends, no pipe that
-/// never begins.
-fn read_regular(path: &Path) -> std::io::Result<String> {
-    use std::io::{Error, ErrorKind};
-    let found = path.metadata()?;
-    if !found.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    if found.len() > MOST_BYTES {
-        return Err(Error::new(ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-    }
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+/// Reads a file that a project may have chosen.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    files::read(path, MOST).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Not there, or no folder to look in: `.opencode` may be a file, or somebody else's.
@@ -272,7 +263,7 @@ impl Surroundings for Around<'_> {
             (Some(rest), Some(home)) => home.join(rest),
             _ => self.folder.join(path),
         };
-        read_regular(&path).map_err(|error| error.to_string())
+        read_text(&path).map_err(|error| error.to_string())
     }
 
     fn token_variable(&self) -> &str {

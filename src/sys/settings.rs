@@ -12,7 +12,7 @@ use crate::pure::options::{Layer, OPTIONS, Origin, Spec, complaint};
 use crate::pure::text::similar;
 
 use super::http::Token;
-use super::{lmstudio, opencode, paths};
+use super::{files, lmstudio, opencode, paths};
 
 /// The configuration and what to tell the user about it.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ fn read_user_file(named: Option<&Path>) -> Result<ConfigFile, String> {
 
 fn read_file(path: &Path, dialect: Dialect) -> Result<Option<ConfigFile>, String> {
     let shown = path.display().to_string();
-    let bytes = match std::fs::read(path) {
+    let bytes = match files::read(path, 1) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("{shown}: cannot be read: {error}")),

@@ -19,6 +19,7 @@ mod hardening;
 mod herd;
 mod hook_opencode;
 mod inputs;
+mod limits;
 mod lms;
 mod opencode;
 mod opencode_real;
