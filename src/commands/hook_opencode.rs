@@ -31,8 +31,8 @@ pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
 fn install(for_project: bool, console: Console) -> Result<(), Trouble> {
     let path = place(for_project)?;
     let shown = path.display();
-    let found = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
+    let found = match files::read(&path, 1) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => None,
         Err(error) => return Err(Trouble::Config(format!("{shown} cannot be read: {error}"), None)),
     };

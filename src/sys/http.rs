@@ -15,7 +15,7 @@ use crate::pure::rest::{Answer, Reply};
 use crate::pure::text::excerpt;
 
 /// Most that is read of one answer. A list of a thousand models is about 1 MiB.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// An API token. It has no `Debug` that shows it, and goes into one header only.
 #[derive(Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! opencode's own order. `opencode debug config` would tell the same, in two seconds.
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
@@ -15,8 +16,10 @@ use crate::pure::opencode_schema;
 const MOST: u64 = 1;
 const MOST_OF_CATALOGUE: u64 = 64;
 
-/// Most Markdown files that are looked at in one folder, and how deep.
+/// Most Markdown files that are read in one folder, most entries that are looked at to find
+/// them (links may lead round in circles), and how deep.
 const MOST_AGENTS: usize = 1000;
+const MOST_ENTRIES: usize = 10_000;
 const DEEPEST: usize = 16;
 
 /// What of the configuration is read.
@@ -99,8 +102,7 @@ fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<Source>) -> Resu
     ] {
         for name in names {
             let root = folder.join(name);
-            let mut files = Vec::new();
-            find_markdown(&root, deepest, &mut files);
+            let mut files = find_markdown(&root, deepest);
             files.sort();
             for file in files {
                 sources.extend(read_head(&root, &file, kind, trust)?);
@@ -110,20 +112,28 @@ fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<Source>) -> Resu
     Ok(())
 }
 
-fn find_markdown(folder: &Path, deepest: usize, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-        if files.len() >= MOST_AGENTS {
-            return;
-        }
-        if path.is_dir() {
-            if deepest > 0 {
-                find_markdown(&path, deepest - 1, files);
+/// The Markdown files below a folder; those further out first, in case there are too many.
+fn find_markdown(root: &Path, deepest: usize) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut entries_left = MOST_ENTRIES;
+    let mut folders = VecDeque::from([(root.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop_front() {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            if files.len() >= MOST_AGENTS || entries_left == 0 {
+                return files;
             }
-        } else if path.extension().is_some_and(|it| it == "md") {
-            files.push(path);
+            entries_left -= 1;
+            if path.is_dir() {
+                if depth < deepest {
+                    folders.push_back((path, depth + 1));
+                }
+            } else if path.extension().is_some_and(|it| it == "md") {
+                files.push(path);
+            }
         }
     }
+    files
 }
 
 /// One agent or command in Markdown as a source of its own.

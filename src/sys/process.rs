@@ -16,7 +16,7 @@ use super::stop::{Stop, Stopper};
 /// How long a child that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// What is kept of each stream; `lms ls` of a thousand models is about 1 MiB.
-const KEPT_BYTES: usize = 8 * 1024 * 1024;
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// How long the rest of the output is looked for once the child is gone. It is in the pipe
 /// already, so this is only spent when somebody else holds the pipe open.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -41,9 +41,9 @@ pub enum Exit {
 pub struct Finished {
     /// How.
     pub exit: Exit,
-    /// What it wrote to stdout, at most 8 MiB from the start.
+    /// What it wrote to stdout, at most 4 MiB from the start.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, at most 8 MiB from the start.
+    /// What it wrote to stderr, at most 4 MiB from the start.
     pub stderr: Vec<u8>,
 }
 

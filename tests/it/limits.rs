@@ -190,6 +190,32 @@ fn references_that_would_fill_the_memory_are_refused() {
 }
 
 #[test]
+fn folders_of_agents_that_lead_round_in_circles_are_left() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    machine.write("project/.opencode/agent/a.md", &format!("---\nmodel: lmstudio/{LLAMA}\n---\n"));
+    let circles = machine.path("project/.opencode/agent/circles");
+    fs::create_dir(&circles).expect("a folder");
+    for number in 0..10 {
+        symlink(".", circles.join(number.to_string())).expect("a link");
+    }
+    let mut command = frugal(&machine, &["ensure", "--json", "agent:a"]);
+    let run = run(command.current_dir(machine.path("project"))).expect(0);
+    assert_eq!(run.model()["key"], LLAMA);
+}
+
+#[test]
+fn a_plugin_file_without_end_is_left_alone() {
+    let machine = Machine::bare();
+    let plugin = machine.path(".config/opencode/plugin/lmswarm.js");
+    for (says, put) in ENDLESS {
+        clear(&plugin);
+        put(&plugin);
+        run(&mut frugal(&machine, &["hook", "opencode"])).expect(78).says(says);
+    }
+}
+
+#[test]
 fn a_config_file_full_of_unknown_keys_is_read_in_time_and_told_in_brief() {
     let machine = Machine::new();
     machine.preload(LLAMA);
