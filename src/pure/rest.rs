@@ -257,7 +257,9 @@ fn snapshot_of_v0(entries: &[V0Model<'_>]) -> Snapshot {
         .filter_map(|model| match &*model.state {
             "loaded" => Some(instance_of_v0(model, Readiness::Ready)),
             "loading" => Some(instance_of_v0(model, Readiness::Loading)),
-            _ => None,
+            "not-loaded" => None,
+            // There is no other list to say whether it is resident.
+            _ => Some(instance_of_v0(model, Readiness::Contradicted)),
         })
         .collect();
     Snapshot { source: Source::RestV0, instances, downloaded: None }
@@ -407,6 +409,15 @@ mod tests {
         assert_eq!(snapshot.residency(&ModelKey::parse("llama-3.2-1b-instruct").unwrap()), Residency::Unknown);
         let only_v0 = seen(&reply(200, br#"{"models":[]}"#), &reply(200, V0));
         assert_eq!(only_v0.residency(&ModelKey::parse("llama-3.2-1b-instruct").unwrap()), Residency::Unknown);
+    }
+
+    #[test]
+    fn a_state_that_nobody_knows_is_not_taken_for_unloaded() {
+        for (state, residency) in [("not-loaded", Residency::Absent), ("unloading", Residency::Unknown)] {
+            let v0 = format!(r#"{{"data":[{{"id":"a","state":"{state}"}}]}}"#);
+            let snapshot = seen(&reply(200, OLD), &reply(200, v0.as_bytes()));
+            assert_eq!(snapshot.residency(&ModelKey::parse("a").unwrap()), residency, "{state}");
+        }
     }
 
     #[test]
