@@ -430,16 +430,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
-            let _ = parse_ps(&bytes);
-            let _ = parse_ls(&bytes);
-            let _ = parse_estimate(&bytes);
-            let _ = loaded_identifier(&bytes);
-            let _ = last_percent(&bytes);
-            prop_assert!(!error_sentence(&bytes).chars().any(char::is_control));
-        }
-
-        #[test]
         fn a_list_that_is_cut_off_is_no_list(cut in 0..1292usize) {
             let list = fixture!("ps.duplicate.json");
             let cut = cut.min(list.len() - 2);

@@ -403,7 +403,6 @@ pub fn check_per_model_key(key: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use std::path::Path;
 
     fn kebab(key: &str) -> String {
@@ -472,14 +471,5 @@ mod tests {
         };
         let merged = layer(1).under(layer(2)).under(Layer::default());
         assert_eq!(merged.get("parallel").unwrap().0, Value::Whole(2));
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in any::<String>()) {
-            for spec in OPTIONS {
-                let _ = spec.kind.read(&text, None);
-            }
-        }
     }
 }

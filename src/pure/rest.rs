@@ -482,12 +482,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(v1 in any::<Vec<u8>>(), v0 in any::<Vec<u8>>()) {
-            let _ = read_lists(&reply(200, &v1), &reply(200, &v0));
-            let _ = read_managed(&reply(200, &v1), "instance_id");
-        }
-
-        #[test]
         fn a_list_that_is_cut_off_is_no_list(cut in 0..V1.len()) {
             let reading = read_lists(&reply(200, &V1[..cut]), &Reply::TimedOut);
             prop_assert!(!matches!(read_lists(&reply(200, V1), &Reply::TimedOut), Reading::Seen(it) if it.instances.iter().any(|it| it.readiness != Readiness::Contradicted)));

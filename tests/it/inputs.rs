@@ -49,7 +49,8 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A seed with a few bytes taken out, others put in, and perhaps its end cut off.
+/// A seed with a few bytes taken out, others put in, and perhaps its end cut off; or pieces
+/// of syntax and nothing else.
 fn spoilt(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     const PIECES: [&[u8]; 16] = [
         b"[",
@@ -71,14 +72,16 @@ fn spoilt(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     ];
     let piece = prop_oneof![select(&PIECES[..]).prop_map(<[u8]>::to_vec), vec(any::<u8>(), 0..4)];
     let taken = prop_oneof![4 => 0..8_usize, 1 => Just(usize::MAX)];
-    (select(seeds), vec((any::<Index>(), taken, piece), 0..4)).prop_map(|(mut bytes, edits)| {
+    let pieces = vec(piece.clone(), 0..40).prop_map(|pieces| pieces.concat());
+    let spoilt = (select(seeds), vec((any::<Index>(), taken, piece), 0..4)).prop_map(|(mut bytes, edits)| {
         for (place, taken, piece) in edits {
             let start = place.index(bytes.len() + 1);
             let end = bytes.len().min(start.saturating_add(taken));
             bytes.splice(start..end, piece);
         }
         bytes
-    })
+    });
+    prop_oneof![3 => spoilt, 1 => pieces]
 }
 
 #[test]
