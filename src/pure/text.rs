@@ -77,6 +77,9 @@ pub fn without_secrets(value: &str) -> String {
     shown
 }
 
+/// The least likeness, from 0 to 1, that is worth a mention.
+const NEAR: f64 = 0.6;
+
 /// Longest name that is compared, in bytes: the work grows with the product of two lengths.
 const LONGEST_NAME: usize = 512;
 
@@ -90,7 +93,7 @@ pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<
         .into_iter()
         .filter(|candidate| candidate.len() <= LONGEST_NAME)
         .map(|candidate| (likeness(&wanted, &candidate.to_lowercase()), candidate))
-        .filter(|(score, _)| *score >= 0.6)
+        .filter(|(score, _)| *score >= NEAR)
         .collect();
     near.sort_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(right.1)));
     near.dedup_by(|left, right| left.1 == right.1);
@@ -105,8 +108,8 @@ fn likeness(wanted: &str, candidate: &str) -> f64 {
     let contains = short_wanted.len() >= 3
         && short_candidate.len() >= 3
         && (short_candidate.contains(&short_wanted) || short_wanted.contains(&short_candidate));
-    let whole = strsim::normalized_damerau_levenshtein(wanted, candidate);
-    let tails = strsim::normalized_damerau_levenshtein(&short_wanted, &short_candidate);
+    let whole = same_letters(wanted, candidate);
+    let tails = same_letters(&short_wanted, &short_candidate);
     let score = whole.max(tails);
     if contains {
         let lengths =
@@ -115,6 +118,15 @@ fn likeness(wanted: &str, candidate: &str) -> f64 {
     } else {
         score
     }
+}
+
+/// How much of two names is the same; 0 where that cannot be enough, by their lengths alone.
+fn same_letters(left: &str, right: &str) -> f64 {
+    let lengths = [left, right].map(|it| u16::try_from(it.chars().count()).map_or(f64::MAX, f64::from));
+    if lengths[0].min(lengths[1]) < NEAR * lengths[0].max(lengths[1]) {
+        return 0.0;
+    }
+    strsim::normalized_damerau_levenshtein(left, right)
 }
 
 /// `850 ms`, `12 s`, `3 min 5 s`, `2 h 10 min`: as exact as a reader wants it.
