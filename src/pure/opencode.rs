@@ -145,7 +145,9 @@ fn keep_written(value: &mut Json, literal: &Json, is_private: &impl Fn(&str) -> 
             // What is in a variable may look like more members.
             members.retain(|name, _| written.contains_key(name));
             for (name, member) in members {
-                if !["apiKey", "baseURL", "api"].contains(&name.as_str()) {
+                // An agent or a model may be called so, too, and has texts of its own.
+                let is_meant = member.is_string() && ["apiKey", "baseURL", "api"].contains(&name.as_str());
+                if !is_meant {
                     keep_written(member, &written[name], is_private);
                 }
             }
@@ -194,14 +196,17 @@ fn parse(text: &str, name: &str) -> Result<Json, String> {
 /// Replaces `{env:NAME}`, then `{file:PATH}`, in the text, before it is parsed: a variable
 /// as it is, a file trimmed and escaped for a JSON string.
 fn substitute(text: &str, surroundings: &impl Surroundings) -> Result<String, String> {
-    let text = replace(text, "{env:", |_, name| Ok(Some(surroundings.variable(name))))?;
-    replace(&text, "{file:", |before, path| {
+    let with_variables = replace(text, "{env:", |_, name| Ok(Some(surroundings.variable(name))))?;
+    replace(&with_variables, "{file:", |before, path| {
         // In a comment nobody needs it.
         if before.rsplit('\n').next().unwrap_or_default().trim_start().starts_with("//") {
             return Ok(None);
         }
         let content = surroundings.file(path).map_err(|why| {
-            format!("line {}: `{{file:{path}}}` cannot be read: {why}", 1 + before.matches('\n').count())
+            let written = format!("{{file:{path}}}");
+            // What came from a variable may be a secret.
+            let shown = if text.contains(&written) { &written } else { "{file:…}" };
+            format!("line {}: `{shown}` cannot be read: {why}", 1 + before.matches('\n').count())
         })?;
         let quoted = Json::String(content.trim().to_owned()).to_string();
         Ok(Some(quoted[1..quoted.len() - 1].to_owned()))
@@ -416,6 +421,7 @@ mod tests {
             ("{\n \"model\": null }", "x:2: model: must be a text"),
             ("{\n \"provider\": {\n \"p\": { \"models\": [] } } }", "x:3: provider.p.models: must be an object"),
             (r#"{"a": "{file:none}"}"#, "`{file:none}` cannot be read: not there"),
+            (r#"{"a": "{file:{env:TOKEN}}"}"#, "`{file:…}` cannot be read: not there"),
         ] {
             let error = read(text, "x".to_owned(), Trust::User, &Fake).unwrap_err();
             assert!(error.contains(wanted), "{text}: {error}");
@@ -471,7 +477,7 @@ mod tests {
             "model": { "providerID": "p", "model": "{env:TOKEN}" }, "small_model": "p/x{env:TOKEN}{env:PORT}",
             "provider": { "p": { "options": { "apiKey": "{env:TOKEN}" }, "models": { "a": { "id": "{env:TOKEN}" } } } },
             "disabled_providers": ["{env:PORT}", "{env:TOKEN}", "{file:url}"],
-            "agent": { "b": { "model": "p/{env:PORT}" }, "c": { "model": "p/{file:url}" } } }"#;
+            "agent": { "api": { "model": "p/{env:TOKEN}" }, "b": { "model": "p/{env:PORT}" }, "c": { "model": "p/{file:url}" } } }"#;
         let shown = source(text, Trust::Project).value;
         assert_eq!(shown["provider"]["p"]["options"]["apiKey"], "secret");
         assert_eq!(

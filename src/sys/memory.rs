@@ -17,7 +17,6 @@ use super::private::{self, NoStore, make_private, no_follow};
 use crate::pure::base_url::file_name;
 use crate::pure::failure::{Category, Failure};
 use crate::pure::json::Object;
-use crate::pure::text::printable;
 
 /// How many load times are kept of each model.
 const KEPT_LOADS: usize = 5;
@@ -202,8 +201,8 @@ impl Facts {
         }
         Some(Failure {
             category: past.category,
-            reason: printable(&past.reason),
-            hint: past.hint.as_deref().map(printable),
+            reason: past.reason.clone(),
+            hint: past.hint.clone(),
             suggestions: past.suggestions.clone(),
             age: Some(age),
             is_expensive: true,

@@ -261,8 +261,7 @@ fn state_files_without_end_are_passed_over() {
         };
         fs::write(&file, nested("[", "]")).expect("a file");
         passes();
-        make_pipe(&file);
-        passes();
+        // What is no file in the place of a lock is refused.
         for (_, put) in ENDLESS.into_iter().filter(|_| name != "lock") {
             put(&file);
             passes();
