@@ -430,12 +430,11 @@ pub fn base_url(bytes: &[u8]) {
         let root = shown.strip_suffix("/v1").expect("a base URL is shown with `/v1`");
         assert_eq!(url.endpoint("api/v1/models").as_str(), format!("{root}/api/v1/models"));
         let slug = url.slug();
-        assert!(slug.len() + ".verdicts.4194304.tmp".len() < 255, "{slug}");
+        assert!(slug.starts_with("http") && slug.len() <= 100, "{slug}");
         assert!(
-            slug.bytes().all(|it| matches!(it, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'+' | b'=')),
+            slug.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || b".-_+=~".contains(&it)),
             "{slug}"
         );
-        assert!(slug.starts_with("http"));
     }
     if let [Some(first), Some(second)] = &urls
         && first.slug() == second.slug()
