@@ -276,7 +276,7 @@ pub fn age(at_ms: u64) -> Option<Duration> {
 /// The content of a state file.
 ///
 /// # Errors
-/// When it is not what [`write`] wrote.
+/// When it is not what [`write()`] wrote.
 fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text).map(|Object(content)| content)
 }
