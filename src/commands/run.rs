@@ -81,8 +81,8 @@ async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Du
                 complaints.hear(round(&line.models, gate).await);
             }
         };
-        // What a round had begun when the command ends is LM Studio's to finish: the next
-        // caller waits for a load that is under way.
+        // A load that a round had begun when the command ends is cancelled; whoever waits for
+        // it begins anew.
         tokio::select! {
             biased;
             ended = running.end() => ended,
