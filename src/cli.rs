@@ -10,11 +10,12 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::pure::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
+use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
+use crate::pure::outcome::exit;
+use crate::pure::shell::hook;
 use crate::pure::text::printable;
-use crate::pure::{exit, hook};
+use crate::sys::output::ColorChoice;
 use crate::sys::paths;
-use crate::sys::term::ColorChoice;
 
 /// The gate before every request to a local model.
 #[derive(Debug, Parser)]

@@ -42,7 +42,7 @@ pub(crate) fn measure(rounds: usize) {
 /// A machine with that many downloaded models, two of them loaded.
 pub(crate) fn machine(count: usize, config: Value) -> Machine {
     let mut models: Vec<Value> =
-        serde_json::from_str(include_str!("../../tests/fixtures/ls.json")).expect("the fixture is JSON");
+        serde_json::from_str(include_str!("../../tests/fixtures/lmstudio/ls.json")).expect("the fixture is JSON");
     let model = models[0].clone();
     models.retain(|it| it["modelKey"] == LLAMA || it["modelKey"] == GEMMA);
     models.extend((models.len()..count).map(|number| {

@@ -5,21 +5,21 @@ use serde::Serialize;
 use super::gated::{self, Trouble};
 use super::resolve::Resolver;
 use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
-use crate::pure::exit::ExitCode;
-use crate::pure::report::Report;
-use crate::pure::roles::{Role, Roles};
+use crate::pure::opencode::roles::{Role, Roles};
+use crate::pure::outcome::exit::ExitCode;
+use crate::pure::outcome::report::Report;
 use crate::pure::text::printable;
 use crate::sys::opencode::{self, Catalogue, Extent};
+use crate::sys::output::{self, Console};
 use crate::sys::settings;
-use crate::sys::term::{self, Console};
 
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs) -> ExitCode {
     let ConfigRequest::Roles(Deferred(args)) = args.command;
     let console = Console::new(args.settings.voice.quiet, args.settings.voice.color);
     let printed = match roles(&args, console) {
-        Ok(report) if args.json => term::print_json(&report),
-        Ok(report) => term::print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
+        Ok(report) if args.json => output::print_json(&report),
+        Ok(report) => output::print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
         Err(trouble) => return fail(trouble, console, args.json),
     };
     match printed {
@@ -33,7 +33,7 @@ fn fail(trouble: Trouble, console: Console, json: bool) -> ExitCode {
     console.error(&reason, hint);
     if json {
         // Whoever cannot be told was told on stderr.
-        let _ = term::print_json(&Report::of_error(&reason, hint, exit.number()));
+        let _ = output::print_json(&Report::of_error(&reason, hint, exit.number()));
     }
     exit
 }

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::gated;
 use crate::cli::EnsureArgs;
-use crate::pure::exit::ExitCode;
-use crate::pure::report::Report;
-use crate::sys::term::{self, Console};
+use crate::pure::outcome::exit::ExitCode;
+use crate::pure::outcome::report::Report;
+use crate::sys::output::{self, Console};
 
 /// Runs the command.
 pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
 }
 
 fn print_json(console: Console, report: &Report<'_>) {
-    if let Err(error) = term::print_json(report) {
+    if let Err(error) = output::print_json(report) {
         console.warning(&format!("the report cannot be printed: {error}"));
     }
 }

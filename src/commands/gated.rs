@@ -7,14 +7,14 @@ use super::resolve::{self, Target};
 use crate::cli::{GateArgs, SettingsArgs};
 use crate::gate::{self, Call, Refusal, Want};
 use crate::pure::config::Config;
-use crate::pure::exit::ExitCode;
-use crate::pure::failure::{FailMode, Failure, Verdict, verdict};
-use crate::pure::report::{Outcome, Report};
+use crate::pure::outcome::exit::ExitCode;
+use crate::pure::outcome::failure::{FailMode, Failure, Verdict, verdict};
+use crate::pure::outcome::report::{Outcome, Report};
 use crate::sys::http::Server;
+use crate::sys::output::Console;
 use crate::sys::paths;
 use crate::sys::progress::Progress;
 use crate::sys::settings::{self, Address, Credential, Settings};
-use crate::sys::term::Console;
 
 /// Why a call failed as a whole.
 pub(super) enum Trouble {

@@ -2,9 +2,9 @@
 
 use super::hook_opencode;
 use crate::cli::{HookArgs, HookPlace};
-use crate::pure::exit::ExitCode;
-use crate::pure::hook::{Shell, functions};
-use crate::sys::term::{self, ColorChoice, Console};
+use crate::pure::outcome::exit::ExitCode;
+use crate::pure::shell::hook::{Shell, functions};
+use crate::sys::output::{self, ColorChoice, Console};
 
 /// Runs the command.
 pub(super) fn run(args: HookArgs) -> ExitCode {
@@ -19,7 +19,7 @@ pub(super) fn run(args: HookArgs) -> ExitCode {
 
 /// Prints a script. Half a script would be worse than none, so a failure is no success.
 pub(super) fn print(script: &str) -> ExitCode {
-    match term::print(script) {
+    match output::print(script) {
         Ok(()) => ExitCode::Success,
         Err(error) => {
             Console::new(false, ColorChoice::Auto).error(&format!("the script cannot be printed: {error}"), None);

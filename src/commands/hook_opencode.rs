@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use super::gated::Trouble;
 use crate::cli::HookOpencodeArgs;
-use crate::pure::exit::ExitCode;
-use crate::pure::plugin::{self, Owner};
-use crate::sys::term::{self, ColorChoice, Console};
+use crate::pure::opencode::plugin::{self, Owner};
+use crate::pure::outcome::exit::ExitCode;
+use crate::sys::output::{self, ColorChoice, Console};
 use crate::sys::{files, opencode, paths};
 
 /// Runs the command.
 pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
     let console = Console::new(false, ColorChoice::Auto);
     let done = if args.print {
-        term::print(plugin::text().trim_end()).map_err(|error| Trouble::Unexpected(error.into()))
+        output::print(plugin::text().trim_end()).map_err(|error| Trouble::Unexpected(error.into()))
     } else {
         install(args.project, console)
     };

@@ -12,15 +12,15 @@ mod run;
 use std::time::Instant;
 
 use crate::cli::{Cli, Deferred, Request};
-use crate::pure::exit::ExitCode;
-use crate::sys::term::Console;
+use crate::pure::outcome::exit::ExitCode;
+use crate::sys::output::Console;
 
 /// Runs the command of a process that began at `started`.
 pub fn run(cli: Cli, started: Instant) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let console = Console::new(false, crate::sys::term::ColorChoice::Auto);
+            let console = Console::new(false, crate::sys::output::ColorChoice::Auto);
             console.error(&format!("the asynchronous runtime cannot be started: {error}"), None);
             return ExitCode::Unexpected;
         }

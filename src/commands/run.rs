@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::gated;
 use crate::cli::{GateArgs, RunArgs};
-use crate::pure::exit::ExitCode;
+use crate::pure::outcome::exit::ExitCode;
 use crate::pure::run::{Line, split};
 use crate::sys::exec::{NoProgram, Program, Running};
-use crate::sys::term::Console;
+use crate::sys::output::Console;
 
 /// Runs the command.
 pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {

@@ -12,16 +12,16 @@ use super::room::{Evictions, Room};
 use super::settle::{context_warning, drift_failure};
 use super::{Backoff, Lead, Want, Work};
 use crate::pure::config::{Device, OnMismatch};
-use crate::pure::failure::{Category, Failure};
-use crate::pure::lms_output::{
+use crate::pure::lmstudio::lms_output::{
     LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
 };
+use crate::pure::lmstudio::rest::Managed;
 use crate::pure::load::{Placement, load_args};
-use crate::pure::report::{Action, Ready};
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, drift};
-use crate::pure::rest::Managed;
 use crate::pure::text::{duration, printable};
-use crate::sys::lms::{Lms, complaint};
+use crate::sys::lmstudio::lms::{Lms, complaint};
 use crate::sys::process::Exit;
 use crate::sys::progress::Activity;
 

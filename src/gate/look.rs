@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, Refusal, Want, Work, open_store, outcome};
-use crate::pure::failure::{Category, Failure};
-use crate::pure::report::{Action, Outcome, Ready};
+use crate::pure::lmstudio::rest::{Reading, Reply, describe, is_greeting, read_lists};
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, Snapshot, Source, drift};
-use crate::pure::rest::{Reading, Reply, describe, is_greeting, read_lists};
 use crate::sys::http::{Server, greets};
-use crate::sys::lms::Problem;
-use crate::sys::memory::{CachedVerdict, Store, now_ms};
-use crate::sys::stop::{Stop, Stopper};
+use crate::sys::lmstudio::lms::Problem;
+use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::state::{CachedVerdict, Store, now_ms};
 
 /// How often a server that contradicts itself, or talks nonsense, is asked again.
 const RETRIES: u32 = 4;

@@ -19,19 +19,19 @@ use tracing::Instrument;
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::Config;
-use crate::pure::failure::{Category, Failure};
 use crate::pure::load::LoadOptions;
 use crate::pure::model::ModelKey;
-use crate::pure::report::{Action, Outcome, Ready};
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Readiness, Residency, drift};
 use crate::sys::http::Server;
-use crate::sys::lms::{Lms, Problem};
+use crate::sys::lmstudio::lms::{Lms, Problem};
 use crate::sys::lmstudio::{self, Found};
 use crate::sys::lock::{Leader, Leadership};
-use crate::sys::memory::{Store, now_ms};
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
-use crate::sys::stop::{Stop, Stopper};
+use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::state::{Store, now_ms};
 use look::Sight;
 use settle::{context_warning, is_undisputed};
 

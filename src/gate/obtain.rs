@@ -8,12 +8,12 @@ use serde_json::json;
 use super::look::Sight;
 use super::{Lead, Want, Work};
 use crate::pure::config::{Device, Loader};
-use crate::pure::failure::{Category, Failure};
+use crate::pure::lmstudio::rest::{Managed, read_managed};
 use crate::pure::load::{Placement, matches_fuzzily};
+use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location, Snapshot, find_downloaded};
-use crate::pure::rest::{Managed, read_managed};
 use crate::pure::text::{duration, printable, similar};
-use crate::sys::lms::{Lms, Problem};
+use crate::sys::lmstudio::lms::{Lms, Problem};
 
 /// How often a download over REST is asked how far it is.
 const DOWNLOAD_POLL: Duration = Duration::from_secs(1);

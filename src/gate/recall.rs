@@ -4,10 +4,10 @@
 use super::look::{Sight, remember_verdict};
 use super::{Call, Lead, Want, Work};
 use crate::pure::config::Config;
-use crate::pure::failure::{Category, Failure};
-use crate::pure::report::Ready;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::Ready;
 use crate::pure::residency::Residency;
-use crate::sys::memory::{Store, now_ms};
+use crate::sys::state::{Store, now_ms};
 
 impl Work<'_> {
     /// Fails with what an earlier call found out at great expense, if that is not long ago.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::look::Sight;
 use super::{Backoff, Lead, Want, Work};
-use crate::pure::failure::{Category, Failure};
-use crate::pure::report::{Action, Ready};
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Drift, Instance, Readiness, Snapshot, drift};
 use crate::pure::text::{listed, printable};
-use crate::sys::lms::{Lms, Problem};
+use crate::sys::lmstudio::lms::{Lms, Problem};
 
 /// How long an instance may still be listed after it was unloaded.
 const UNLOAD_SETTLES: Duration = Duration::from_secs(5);

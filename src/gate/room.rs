@@ -5,11 +5,11 @@ use super::obtain::Target;
 use super::{Lead, Want, Work};
 use crate::pure::config::EvictionPolicy;
 use crate::pure::eviction::{Demand, Plan, next_victim, plan};
-use crate::pure::failure::{Category, Failure};
 use crate::pure::load::estimate_args;
 use crate::pure::model::ModelKey;
+use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::{bytes, printable};
-use crate::sys::lms::Lms;
+use crate::sys::lmstudio::lms::Lms;
 use crate::sys::machine;
 
 /// What has been unloaded for one load.

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::{Backoff, Lead, Work};
 use crate::pure::base_url::BaseUrl;
-use crate::pure::failure::{Category, Failure};
-use crate::pure::rest::{Reply, is_greeting};
+use crate::pure::lmstudio::rest::{Reply, is_greeting};
+use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::duration;
 use crate::sys::http::Server;
-use crate::sys::lms::{Lms, Problem};
 use crate::sys::lmstudio;
+use crate::sys::lmstudio::lms::{Lms, Problem};
 use crate::sys::lock::{Leadership, poll_interval};
 
 /// How long a server that says it was started may take to answer before LM Studio itself

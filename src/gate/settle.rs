@@ -7,12 +7,12 @@ use super::recall::past_failure;
 use super::wait::LOOK_INTERVAL;
 use super::{Call, Want, Work, obtain};
 use crate::pure::config::OnMismatch;
-use crate::pure::failure::{Category, Failure};
-use crate::pure::report::{Action, Ready};
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
 use crate::pure::text::duration;
 use crate::sys::lock::Leader;
-use crate::sys::memory::Store;
+use crate::sys::state::Store;
 
 impl Work<'_> {
     /// What a sight settles without any work: ready, failed, or `None` for "work to do".

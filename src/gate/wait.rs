@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::look::Sight;
 use super::{Backoff, Want, Work};
-use crate::pure::failure::{Category, Failure};
-use crate::pure::report::Action;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::report::Action;
 use crate::pure::residency::{Readiness, Residency};
 use crate::pure::text::{duration, printable};
 use crate::sys::lock::{Leader, poll_interval};
-use crate::sys::memory::age;
+use crate::sys::state::age;
 
 /// How often a waiter looks for itself: the leader may be stopped, or somebody else loads.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use url::{Host, Url};
 
-use super::text::excerpt;
+use crate::pure::text::excerpt;
 
 /// The address of one LM Studio server, normalised.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Making room: whether a load fits, and which instance goes next if it does not.
 
-use super::config::EvictionPolicy;
-use super::lms_output::Estimate;
-use super::model::ModelKey;
-use super::residency::Instance;
+use crate::pure::config::EvictionPolicy;
+use crate::pure::lmstudio::lms_output::Estimate;
+use crate::pure::model::ModelKey;
+use crate::pure::residency::Instance;
 
 /// What to do before a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub fn next_victim<'a>(resident: &'a [Instance], policy: &EvictionPolicy, needed
 
 #[cfg(test)]
 mod tests {
-    use super::super::residency::Readiness;
     use super::*;
+    use crate::pure::residency::Readiness;
     use proptest::prelude::*;
 
     fn resident(name: &str, busy: Option<bool>, last_used: Option<u64>, size: u64) -> Instance {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::model::ModelKey;
+use crate::pure::model::ModelKey;
 
 /// How much of a model goes to the GPU, as `lms load --gpu` takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

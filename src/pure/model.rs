@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::text::printable;
+use crate::pure::text::printable;
 
 /// Longest key that is taken for one, in bytes. The longest real ones are
 /// `publisher/repository@variant`, well below 200.

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::load::LoadOptions;
-use super::model::ModelKey;
+use crate::pure::load::LoadOptions;
+use crate::pure::model::ModelKey;
 
 /// Who told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

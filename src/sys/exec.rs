@@ -111,8 +111,8 @@ pub use windows::Running;
 #[cfg(unix)]
 mod unix {
     use super::{Command, OsString, Program, io};
-    use crate::pure::exit::ExitCode;
-    use crate::sys::stop::Signals;
+    use crate::pure::outcome::exit::ExitCode;
+    use crate::sys::shutdown::Signals;
     use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -205,7 +205,7 @@ mod unix {
 #[cfg(not(unix))]
 mod windows {
     use super::{OsString, Program, io};
-    use crate::pure::exit::ExitCode;
+    use crate::pure::outcome::exit::ExitCode;
 
     /// A command whose parent we are.
     #[derive(Debug)]

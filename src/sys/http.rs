@@ -11,7 +11,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value as Json;
 
 use crate::pure::base_url::BaseUrl;
-use crate::pure::rest::{Answer, Reply};
+use crate::pure::lmstudio::rest::{Answer, Reply};
 use crate::pure::text::excerpt;
 
 /// Most that is read of one answer. A list of a thousand models is about 1 MiB.
@@ -134,7 +134,7 @@ impl Server {
 /// Whether LM Studio greets there.
 pub async fn greets(server: &Server) -> bool {
     match server.get("lmstudio-greeting").await {
-        Reply::Answer(answer) => crate::pure::rest::is_greeting(&answer.body),
+        Reply::Answer(answer) => crate::pure::lmstudio::rest::is_greeting(&answer.body),
         _ => false,
     }
 }

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::private::{make_folder, open};
 use crate::pure::json::Object;
+use crate::sys::private::{make_folder, open};
 
 /// Who leads, for messages; never for decisions.
 #[derive(Debug, Clone, Serialize, Deserialize)]

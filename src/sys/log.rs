@@ -1,5 +1,5 @@
 //! The log: for whoever looks into lmswarm itself, on stderr with `-v` and in `logFile`.
-//! Users never need it to know what to do; messages for them go through `term`. Nothing in it
+//! Users never need it to know what to do; messages for them go through `output`. Nothing in it
 //! is coloured, so that whatever could drive a terminal came from outside and is escaped.
 
 use std::fs::{File, OpenOptions};
@@ -13,8 +13,8 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::private::no_follow;
 use crate::pure::text::printable;
+use crate::sys::private::no_follow;
 
 /// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
 pub fn start(verbose: u8, file: Option<PathBuf>) {
@@ -94,7 +94,10 @@ impl LazyFile {
                 match options.open(self.path.as_ref()) {
                     Ok(file) => Some(Mutex::new(file)),
                     Err(error) => {
-                        super::term::warn_early(&format!("cannot write the log file {}: {error}", self.path.display()));
+                        crate::sys::output::warn_early(&format!(
+                            "cannot write the log file {}: {error}",
+                            self.path.display()
+                        ));
                         None
                     }
                 }

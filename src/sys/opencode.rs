@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 
-use super::{files, paths};
-use crate::pure::front_matter;
+use crate::pure::opencode::front_matter;
+use crate::pure::opencode::schema as opencode_schema;
 use crate::pure::opencode::{self, Lines, Source, Surroundings, Trust, project_folders};
-use crate::pure::opencode_schema;
+use crate::sys::{files, paths};
 
 /// Most that is read of a file, in MiB; and of the list of all models, which is large.
 const MOST: u64 = 1;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::stop::{Stop, Stopper};
+use crate::sys::shutdown::{Stop, Stopper};
 
 /// How long a child that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);

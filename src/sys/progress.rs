@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use super::term::Console;
 use crate::pure::text::{duration, printable};
+use crate::sys::output::Console;
 
 /// How often a line is printed where there is no terminal, unless somebody said.
 const REMINDER: Duration = Duration::from_secs(30);

@@ -4,15 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::pure::base_url::BaseUrl;
+use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, complaint};
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
 use crate::pure::opencode::{
     Source, Subject, Trust, api_key, base_url, key_variable, literal_base_url, user_names_host,
 };
-use crate::pure::options::{Layer, OPTIONS, Origin, Spec, complaint};
 use crate::pure::text::similar;
 
-use super::http::Token;
-use super::{files, lmstudio, opencode, paths};
+use crate::sys::http::Token;
+use crate::sys::{files, lmstudio, opencode, paths};
 
 /// The configuration and what to tell the user about it.
 #[derive(Debug)]

@@ -10,22 +10,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use lmswarm::pure::base_url::BaseUrl;
+use lmswarm::pure::config::options::{Kind, Layer, OPTIONS, Value};
 use lmswarm::pure::config::{Config, Dialect, parse_file};
-use lmswarm::pure::front_matter;
-use lmswarm::pure::lms_output::{
+use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
 };
+use lmswarm::pure::lmstudio::rest::{Answer, Managed, Reading, Reply, is_greeting, read_lists, read_managed};
 use lmswarm::pure::load::{LoadOptions, Placement, load_args, matches_fuzzily};
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
+use lmswarm::pure::opencode::front_matter;
+use lmswarm::pure::opencode::roles::{Role, Roles};
+use lmswarm::pure::opencode::schema::check_agent;
 use lmswarm::pure::opencode::{self, Source, Subject, Surroundings, Trust};
-use lmswarm::pure::opencode_schema::check_agent;
-use lmswarm::pure::options::{Kind, Layer, OPTIONS, Value};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Residency, Source as Teller};
-use lmswarm::pure::rest::{Answer, Managed, Reading, Reply, is_greeting, read_lists, read_managed};
-use lmswarm::pure::roles::{Role, Roles};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
 use lmswarm::sys::lock::Leader;
-use lmswarm::sys::memory::{Facts, Verdicts, now_ms};
+use lmswarm::sys::state::{Facts, Verdicts, now_ms};
 use serde_json::{Value as Json, json};
 
 /// A check and its name, which is that of its fuzz target and of its folder of seeds.
@@ -397,7 +397,7 @@ pub fn model(bytes: &[u8]) {
         }
         Err(why) => assert_message(&why.to_string()),
     }
-    let _ = lmswarm::pure::roles::asks(&[text.clone().into_owned()], &[]);
+    let _ = lmswarm::pure::opencode::roles::asks(&[text.clone().into_owned()], &[]);
     for spec in OPTIONS {
         if let Ok(value) = spec.kind.read(&text, Some(Path::new("/home/me"))) {
             assert!(!text.is_empty(), "{}", spec.key);

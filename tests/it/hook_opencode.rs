@@ -19,7 +19,7 @@ fn the_plugin_is_installed_once_where_opencode_looks() {
     let _ = hook(&machine, &[], &[]).expect(0).says(GLOBAL).says("is installed");
     let printed = hook(&machine, &["--print"], &[]).expect(0).stdout;
     assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), printed);
-    assert!(printed.ends_with(include_str!("../../examples/opencode-plugin/lmswarm.js")));
+    assert!(printed.ends_with(include_str!("../../src/opencode-plugin/lmswarm.js")));
     let before = fs::metadata(machine.path(GLOBAL)).unwrap().modified().unwrap();
     let _ = hook(&machine, &[], &[]).expect(0).says("is there already");
     assert_eq!(fs::metadata(machine.path(GLOBAL)).unwrap().modified().unwrap(), before);

@@ -34,8 +34,8 @@ fn no_input_breaks_a_promise() {
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let own = format!("fuzz/seeds/{name}");
     let recorded = match name {
-        "lms_output" => Some("fixtures"),
-        "rest" => Some("fixtures/rest"),
+        "lms_output" => Some("fixtures/lmstudio"),
+        "rest" => Some("fixtures/lmstudio/rest"),
         _ => None,
     };
     let folders = recorded.into_iter().chain([own.as_str()]);

@@ -98,12 +98,12 @@ fn help_readme_and_code_agree() {
     let machine = Machine::bare();
     let help = machine.run(&["ensure", "--help"]).expect(0).stdout;
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    assert!(help.contains(lmswarm::pure::exit::HELP.lines().next().unwrap()));
-    for line in lmswarm::pure::exit::HELP.lines().skip(1) {
+    assert!(help.contains(lmswarm::pure::outcome::exit::HELP.lines().next().unwrap()));
+    for line in lmswarm::pure::outcome::exit::HELP.lines().skip(1) {
         let (codes, meaning) = line.trim().split_once("   ").unwrap_or_else(|| line.trim().split_once("  ").unwrap());
         assert!(readme.contains(meaning.trim()), "README lacks exit code {codes}: {meaning}");
     }
-    for spec in lmswarm::pure::options::OPTIONS {
+    for spec in lmswarm::pure::config::options::OPTIONS {
         let row = readme.lines().find(|line| line.starts_with(&format!("| `{}`", spec.key)));
         let row = row.unwrap_or_else(|| panic!("README has no row for {}", spec.key));
         if !spec.is_for_file_alone() {

@@ -1,4 +1,4 @@
-//! Holds the simulator, and its `lms`, to the samples in `tests/fixtures`: a simulator that is wrong would make every
+//! Holds the simulator, and its `lms`, to the samples in `tests/fixtures/lmstudio`: a simulator that is wrong would make every
 //! other test here prove the wrong thing. `index.json` says how each sample is had, and which of them are not verified.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
@@ -305,7 +305,7 @@ fn lms(machine: &Machine, args: &[&str]) -> Run {
 // How a sample is compared.
 
 fn fixture(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lmstudio").join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -441,7 +441,7 @@ fn the_plugin_gives_it_by_the_environment_and_to_no_strange_host_before_a_reques
         return eprintln!("passed over: node is not installed");
     }
     let machine = Machine::bare();
-    machine.write("plugin.mjs", include_str!("../../examples/opencode-plugin/lmswarm.js"));
+    machine.write("plugin.mjs", include_str!("../../src/opencode-plugin/lmswarm.js"));
     let report = json!({ "schema": 1, "ok": false, "proceed": true, "error": null, "models": [{
         "addressable": false, "reason": "no", "suggestions": ["x\u{1b}]0;owned\u{7}\u{202e}y"] }] });
     machine.write("report", &report.to_string());

@@ -58,7 +58,7 @@ fn whatever_goes_wrong_what_must_be_so_is_so() {
 
 #[test]
 fn every_fault_of_the_simulator_is_injected() {
-    let source = include_str!("../../../examples/simulator/common/settings.rs");
+    let source = include_str!("../../simulator/common/settings.rs");
     let kinds = source.split_once("pub enum Kind {").and_then(|(_, rest)| rest.split_once('}')).expect("the kinds").0;
     let kinds: Vec<String> = kinds.split(',').map(|it| kebab(it.trim())).filter(|it| !it.is_empty()).collect();
     assert_eq!(kinds, plan::FAULTS.map(|(kind, _)| kind.to_owned()));

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::failure::{Category, FailMode, Failure, Verdict};
-use super::residency::{Instance, Source};
-use super::text::printable;
+use crate::pure::outcome::failure::{Category, FailMode, Failure, Verdict};
+use crate::pure::residency::{Instance, Source};
+use crate::pure::text::printable;
 
 /// What was done for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

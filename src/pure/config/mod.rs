@@ -1,6 +1,8 @@
 //! The configuration: a file's text becomes a layer, the layers become the typed [`Config`].
 //! Which files and variables there are is not decided here.
 
+pub mod options;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,13 +11,13 @@ use jsonc_parser::ast::{Object, Value as Json};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
-use super::base_url::BaseUrl;
-use super::failure::FailMode;
-use super::jsonc::JSONC;
-use super::load::{Gpu, LoadOptions};
-use super::model::ModelKey;
-use super::options::{self, Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
-use super::text::{excerpt, similar, without_secrets};
+use crate::pure::base_url::BaseUrl;
+use crate::pure::config::options::{Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
+use crate::pure::jsonc::JSONC;
+use crate::pure::load::{Gpu, LoadOptions};
+use crate::pure::model::ModelKey;
+use crate::pure::outcome::failure::FailMode;
+use crate::pure::text::{excerpt, similar, without_secrets};
 
 /// How models are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -166,7 +166,7 @@ impl Shape {
             Self::Text => "a text".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Texts => "a list of texts".to_owned(),
-            Self::Word(words) => format!("one of {}", super::text::listed(words.iter().copied(), "or")),
+            Self::Word(words) => format!("one of {}", crate::pure::text::listed(words.iter().copied(), "or")),
             Self::Named(_) | Self::Object(_) => "an object".to_owned(),
         }
     }

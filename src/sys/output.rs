@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::pure::failure::Failure;
+use crate::pure::outcome::failure::Failure;
 use crate::pure::text::{duration, listed, printable, printable_json};
 
 /// When to use colour.

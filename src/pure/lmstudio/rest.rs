@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 
-use super::json::Object;
-use super::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
-use super::text::excerpt;
+use crate::pure::json::Object;
+use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
+use crate::pure::text::excerpt;
 
 /// What became of one request.
 #[derive(Debug, Clone)]
@@ -357,15 +357,15 @@ fn lenient_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::ModelKey;
-    use super::super::residency::Residency;
     use super::*;
+    use crate::pure::model::ModelKey;
+    use crate::pure::residency::Residency;
     use proptest::prelude::*;
 
-    const V1: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v1-models.json");
-    const V0: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v0-models.jit-on.json");
-    const OLD: &[u8] = include_bytes!("../../tests/fixtures/rest/api-v1-models.old-version.json");
-    const MISSING: &[u8] = include_bytes!("../../tests/fixtures/rest/auth.missing.json");
+    const V1: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v1-models.json");
+    const V0: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v0-models.jit-on.json");
+    const OLD: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v1-models.old-version.json");
+    const MISSING: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/auth.missing.json");
 
     fn reply(status: u16, body: &[u8]) -> Reply {
         Reply::Answer(Answer { status, signature: String::new(), body: body.to_vec() })
@@ -470,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_refused_management_request_says_why() {
-        let guardrail = include_bytes!("../../tests/fixtures/rest/api-v1-load.guardrail.json");
+        let guardrail = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v1-load.guardrail.json");
         match read_managed(&reply(500, guardrail), "instance_id") {
             Managed::Refused(500, why) => assert!(why.contains("insufficient system resources")),
             other => panic!("{other:?}"),

@@ -16,7 +16,7 @@ mod choose;
 mod client;
 mod commands;
 #[expect(dead_code, reason = "shared with the simulated application, which uses the rest")]
-#[path = "../simulator/common/mod.rs"]
+#[path = "../common/mod.rs"]
 mod common;
 mod get;
 mod http;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use super::opencode::{Source, find};
-use super::text::printable;
+use crate::pure::opencode::{Source, find};
+use crate::pure::text::printable;
 
 /// What a word on the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

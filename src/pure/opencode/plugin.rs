@@ -1,7 +1,7 @@
 //! The plugin for opencode as a text: what is installed, and whose a text found there is.
 
 /// The plugin itself.
-const BODY: &str = include_str!("../../examples/opencode-plugin/lmswarm.js");
+const BODY: &str = include_str!("../../opencode-plugin/lmswarm.js");
 
 /// How the first line of an installed copy begins; the version follows, then the checksum.
 const MARK: &str = "// Written by lmswarm ";

@@ -1,11 +1,13 @@
 //! LM Studio's files on this machine: its home, its `lms`, its server's last port. Reads
 //! only; LM Studio's own tools write the pointer file when they miss it, we do not.
 
+pub mod lms;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::{files, paths};
+use crate::sys::{files, paths};
 
 /// Finds LM Studio's home the way its own tools do: the pointer file, else the folder of
 /// older versions if it exists, else `~/.lmstudio`.

@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::files::read_all;
-use super::lock::{Leadership, LockFile};
-use super::private::{self, NoStore, make_private, no_follow};
 use crate::pure::base_url::file_name;
-use crate::pure::failure::{Category, Failure};
 use crate::pure::json::Object;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::sys::files::read_all;
+use crate::sys::lock::{Leadership, LockFile};
+use crate::sys::private::{self, NoStore, make_private, no_follow};
 
 /// How many load times are kept of each model.
 const KEPT_LOADS: usize = 5;

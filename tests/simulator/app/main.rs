@@ -9,6 +9,7 @@
 #![expect(clippy::option_option, reason = "a device can be absent, null or a name, and all three differ")]
 
 mod catalogue;
+#[path = "../common/mod.rs"]
 mod common;
 mod control;
 mod engine;

@@ -5,9 +5,9 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::json::Object;
-use super::residency::{Downloaded, Instance, Location, Readiness};
-use super::text::excerpt;
+use crate::pure::json::Object;
+use crate::pure::residency::{Downloaded, Instance, Location, Readiness};
+use crate::pure::text::excerpt;
 
 /// The text of an output: UTF-16 is decoded (Windows), a byte order mark and colours are cut.
 pub fn decode(bytes: &[u8]) -> String {
@@ -302,7 +302,7 @@ mod tests {
 
     macro_rules! fixture {
         ($name:literal) => {
-            include_bytes!(concat!("../../tests/fixtures/", $name)).as_slice()
+            include_bytes!(concat!("../../../tests/fixtures/lmstudio/", $name)).as_slice()
         };
     }
 

@@ -2,6 +2,11 @@
 //! the last word. The facts are those of opencode 1.18. Which files there are is found in
 //! `sys::opencode`.
 
+pub mod front_matter;
+pub mod plugin;
+pub mod roles;
+pub mod schema;
+
 use std::path::Path;
 
 use jsonc_parser::ast::Value as Ast;
@@ -9,9 +14,8 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 use serde_json::Value as Json;
 
-use super::base_url::BaseUrl;
-use super::jsonc::JSONC;
-use super::opencode_schema;
+use crate::pure::base_url::BaseUrl;
+use crate::pure::jsonc::JSONC;
 
 /// Who could have written a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +130,8 @@ pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surround
             }
         }
     }
-    opencode_schema::lower(&mut value);
-    opencode_schema::check(&value)
+    schema::lower(&mut value);
+    schema::check(&value)
         .map_err(|(path, why)| format!("{}: {}: {why}", place(&name, &replaced, &path), path.join(".")))?;
     Ok(Source { name, trust, value, literal, lines: Lines::Text(replaced) })
 }

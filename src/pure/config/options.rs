@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::base_url::BaseUrl;
-use super::load::Gpu;
-use super::model::ModelKey;
-use super::text::{printable, without_secrets};
+use crate::pure::base_url::BaseUrl;
+use crate::pure::load::Gpu;
+use crate::pure::model::ModelKey;
+use crate::pure::text::{printable, without_secrets};
 
 /// The type of an option's value, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

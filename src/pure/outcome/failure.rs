@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::exit::ExitCode;
+use crate::pure::outcome::exit::ExitCode;
 
 /// The kind of a failure, as `--json` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

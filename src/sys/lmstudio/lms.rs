@@ -6,13 +6,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::process::{Exit, Finished, run};
-use super::stop::{Stop, Stopper};
 use crate::pure::base_url::BaseUrl;
-use crate::pure::lms_output::{Estimate, error_sentence, last_percent, parse_estimate, parse_ls, parse_ps};
+use crate::pure::lmstudio::lms_output::{Estimate, error_sentence, last_percent, parse_estimate, parse_ls, parse_ps};
 use crate::pure::model::ModelKey;
 use crate::pure::residency::{Downloaded, Instance};
 use crate::pure::text::{duration, printable};
+use crate::sys::process::{Exit, Finished, run};
+use crate::sys::shutdown::{Stop, Stopper};
 
 const LIST_LIMIT: Duration = Duration::from_secs(15);
 const SERVER_START_LIMIT: Duration = Duration::from_secs(30);
