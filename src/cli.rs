@@ -197,7 +197,7 @@ pub struct GateArgs {
 pub struct SettingsArgs {
     /// How to speak.
     #[command(flatten)]
-    pub voice: VoiceArgs,
+    pub output: OutputArgs,
 
     /// Read this config file [default: ~/.config/lmswarm/config.json]
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
@@ -210,7 +210,7 @@ pub struct SettingsArgs {
 
 /// How to speak.
 #[derive(Debug, Args)]
-pub struct VoiceArgs {
+pub struct OutputArgs {
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -267,7 +267,7 @@ fn flag(spec: &'static Spec) -> Arg {
             }
         }));
     let arg = match spec.kind {
-        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::List => arg.action(ArgAction::Append),
         _ => arg,
     };
@@ -279,9 +279,9 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Text | Kind::VariableName => "NAME",
         Kind::Path => "PATH",
         Kind::Url => "URL",
-        Kind::Switch => "BOOL",
-        Kind::Whole(..) => "N",
-        Kind::AutoOrWhole(..) => "auto|N",
+        Kind::Boolean => "BOOL",
+        Kind::Integer(..) => "N",
+        Kind::AutoOrInteger(..) => "auto|N",
         Kind::Choice(words) => match words {
             ["closed", ..] => "closed|hybrid|open",
             ["reload", ..] => "reload|fail|ignore",
@@ -490,9 +490,9 @@ mod tests {
     #[test]
     fn a_switch_takes_an_optional_value_and_a_list_may_come_in_pieces() {
         let value = |args: &[&str], key| options(args).get(key).map(|(value, _)| value.clone());
-        assert_eq!(value(&["--evict-on-pressure"], "evictOnPressure"), Some(Value::Switch(true)));
-        assert_eq!(value(&["--reconcile-duplicates=false"], "reconcileDuplicates"), Some(Value::Switch(false)));
-        assert_eq!(value(&["--download"], "autoDownload"), Some(Value::Switch(true)));
+        assert_eq!(value(&["--evict-on-pressure"], "evictOnPressure"), Some(Value::Boolean(true)));
+        assert_eq!(value(&["--reconcile-duplicates=false"], "reconcileDuplicates"), Some(Value::Boolean(false)));
+        assert_eq!(value(&["--download"], "autoDownload"), Some(Value::Boolean(true)));
         assert_eq!(value(&[], "autoDownload"), None);
         assert_eq!(
             value(&["--evict-protect", "a,b", "--evict-protect", "c"], "evictProtect"),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::gated::{self, Trouble};
+use super::gated::{self, CommandError};
 use super::resolve::Resolver;
 use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
 use crate::pure::opencode::roles::{Role, Roles};
@@ -16,7 +16,7 @@ use crate::sys::settings;
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs) -> ExitCode {
     let ConfigRequest::Roles(Deferred(args)) = args.command;
-    let console = Console::new(args.settings.voice.quiet, args.settings.voice.color);
+    let console = Console::new(args.settings.output.quiet, args.settings.output.color);
     let printed = match roles(&args, console) {
         Ok(report) if args.json => output::print_json(&report),
         Ok(report) => output::print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
@@ -24,12 +24,12 @@ pub(super) fn run(args: ConfigArgs) -> ExitCode {
     };
     match printed {
         Ok(()) => ExitCode::Success,
-        Err(error) => fail(Trouble::Unexpected(error.into()), console, false),
+        Err(error) => fail(CommandError::Unexpected(error.into()), console, false),
     }
 }
 
-fn fail(trouble: Trouble, console: Console, json: bool) -> ExitCode {
-    let (exit, reason, hint) = trouble.told();
+fn fail(trouble: CommandError, console: Console, json: bool) -> ExitCode {
+    let (exit, reason, hint) = trouble.into_message();
     console.error(&reason, hint);
     if json {
         // Whoever cannot be told was told on stderr.
@@ -68,10 +68,10 @@ struct RoleReport {
     note: Option<String>,
 }
 
-fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, Trouble> {
+fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, CommandError> {
     let config = gated::gather(&args.settings, console)?;
     let sources = opencode::sources(Extent::WithMarkdown, &config.api_token_env)
-        .map_err(|reason| Trouble::Config(reason, None))?;
+        .map_err(|reason| CommandError::Config(reason, None))?;
     let catalogue = Catalogue::default();
     let is_known = |model: &str| catalogue.has(model);
     let roles = Roles { sources: &sources, gated: &config.providers, is_known: &is_known };
@@ -80,7 +80,7 @@ fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, Trouble> {
     Ok(RolesReport { schema: 1, roles })
 }
 
-fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, Trouble> {
+fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandError> {
     let shown = RoleReport { role: role.to_string(), ..RoleReport::default() };
     let pin = match resolver.roles.pin(role) {
         Ok(pin) => pin,

@@ -10,7 +10,7 @@ use crate::sys::output::{self, Console};
 
 /// Runs the command.
 pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
-    let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
+    let console = Console::new(args.gate.settings.output.quiet, args.gate.settings.output.color);
     match gated::ensure(&args.models, &args.gate, console, started).await {
         Ok(gated) => {
             let _step = tracing::trace_span!("report").entered();
@@ -21,7 +21,7 @@ pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
             gated.verdict.exit
         }
         Err(trouble) => {
-            let (exit, reason, hint) = trouble.told();
+            let (exit, reason, hint) = trouble.into_message();
             console.error(&reason, hint);
             if args.json && exit != ExitCode::Usage {
                 print_json(console, &Report::of_error(&reason, hint, exit.number()));

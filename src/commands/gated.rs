@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::resolve::{self, Target};
 use crate::cli::{GateArgs, SettingsArgs};
-use crate::gate::{self, Call, Refusal, Want};
+use crate::gate::{self, Call, ModelRequest, Refusal};
 use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::failure::{FailMode, Failure, Verdict, verdict};
@@ -17,7 +17,7 @@ use crate::sys::progress::Progress;
 use crate::sys::settings::{self, Address, Credential, Settings};
 
 /// Why a call failed as a whole.
-pub(super) enum Trouble {
+pub(super) enum CommandError {
     /// The command line is wrong.
     Usage(String),
     /// The configuration is wrong; with what to do about it.
@@ -26,9 +26,9 @@ pub(super) enum Trouble {
     Unexpected(anyhow::Error),
 }
 
-impl Trouble {
+impl CommandError {
     /// The exit code, the sentence, and what to do next.
-    pub(super) fn told(self) -> (ExitCode, String, Option<&'static str>) {
+    pub(super) fn into_message(self) -> (ExitCode, String, Option<&'static str>) {
         match self {
             Self::Usage(reason) => (ExitCode::Usage, reason, Some("--help shows what can be given")),
             Self::Config(reason, hint) => (ExitCode::Config, reason, hint),
@@ -41,7 +41,7 @@ impl Trouble {
     }
 }
 
-impl From<Refusal> for Trouble {
+impl From<Refusal> for CommandError {
     fn from(refusal: Refusal) -> Self {
         let hint =
             "make it a folder of yours that only you can write to (`chmod go-w`), or name another with --state-dir";
@@ -50,14 +50,14 @@ impl From<Refusal> for Trouble {
 }
 
 /// What a call of the gate came to.
-pub(super) struct Gated {
+pub(super) struct CallOutcome {
     outcomes: Vec<Outcome>,
     fail_mode: FailMode,
     /// The end of the call.
     pub(super) verdict: Verdict,
 }
 
-impl Gated {
+impl CallOutcome {
     /// Tells a person: warnings, and failures with what to do next.
     pub(super) fn tell(&self, console: Console) {
         for warning in self.outcomes.iter().flat_map(|outcome| &outcome.warnings) {
@@ -85,10 +85,10 @@ fn failures(outcomes: &[Outcome]) -> Vec<&Failure> {
 }
 
 /// Gathers the configuration, begins to log, and tells what is odd.
-pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, Trouble> {
+pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
     let Settings { config, warnings } = settings::gather(args.config.as_deref(), args.options.0.clone())
-        .map_err(|reason| Trouble::Config(reason, None))?;
-    crate::sys::log::start(args.voice.verbose, config.log_file.clone());
+        .map_err(|reason| CommandError::Config(reason, None))?;
+    crate::sys::log::start(args.output.verbose, config.log_file.clone());
     for warning in &warnings {
         console.warning(warning);
     }
@@ -99,7 +99,7 @@ pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, Tr
 struct Group {
     address: Address,
     credential: Credential,
-    wants: Vec<Want>,
+    wants: Vec<ModelRequest>,
     /// Where their outcomes belong.
     places: Vec<usize>,
 }
@@ -128,7 +128,7 @@ pub(super) async fn ensure(
     gate: &GateArgs,
     console: Console,
     started: Instant,
-) -> Result<Gated, Trouble> {
+) -> Result<CallOutcome, CommandError> {
     let gathering = Instant::now();
     let config = gather(&gate.settings, console)?;
     // These steps were over before there was a log.
@@ -150,7 +150,7 @@ pub(super) async fn ensure(
             wants.iter().map(|want| skipped(want, &address, &failure, started)).collect()
         } else {
             let server =
-                Server::new(address.base, credential.token, config.probe_timeout).map_err(Trouble::Unexpected)?;
+                Server::new(address.base, credential.token, config.probe_timeout).map_err(CommandError::Unexpected)?;
             let call = Call {
                 config: &config,
                 server: &server,
@@ -160,7 +160,11 @@ pub(super) async fn ensure(
                 wants: &wants,
                 fresh: gate.fresh,
                 timeout: gate.timeout,
-                progress: Progress::new(console, !gate.settings.voice.no_progress, gate.settings.voice.progress_every),
+                progress: Progress::new(
+                    console,
+                    !gate.settings.output.no_progress,
+                    gate.settings.output.progress_every,
+                ),
                 started,
             };
             gate::ensure(&call).await?
@@ -170,10 +174,10 @@ pub(super) async fn ensure(
     outcomes.sort_by_key(|(place, _)| *place);
     let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
     let verdict = verdict(&failures(&outcomes), config.fail_mode);
-    Ok(Gated { outcomes, fail_mode: config.fail_mode, verdict })
+    Ok(CallOutcome { outcomes, fail_mode: config.fail_mode, verdict })
 }
 
-fn skipped(want: &Want, address: &Address, failure: &Failure, started: Instant) -> Outcome {
+fn skipped(want: &ModelRequest, address: &Address, failure: &Failure, started: Instant) -> Outcome {
     Outcome {
         key: want.key.to_string(),
         requested: want.requested.clone(),

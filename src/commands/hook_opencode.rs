@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use super::gated::Trouble;
+use super::gated::CommandError;
 use crate::cli::HookOpencodeArgs;
 use crate::pure::opencode::plugin::{self, Owner};
 use crate::pure::outcome::exit::ExitCode;
@@ -14,31 +14,31 @@ use crate::sys::{files, opencode, paths};
 pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
     let console = Console::new(false, ColorChoice::Auto);
     let done = if args.print {
-        output::print(plugin::text().trim_end()).map_err(|error| Trouble::Unexpected(error.into()))
+        output::print(plugin::text().trim_end()).map_err(|error| CommandError::Unexpected(error.into()))
     } else {
         install(args.project, console)
     };
     match done {
         Ok(()) => ExitCode::Success,
         Err(trouble) => {
-            let (exit, reason, hint) = trouble.told();
+            let (exit, reason, hint) = trouble.into_message();
             console.error(&reason, hint);
             exit
         }
     }
 }
 
-fn install(for_project: bool, console: Console) -> Result<(), Trouble> {
+fn install(for_project: bool, console: Console) -> Result<(), CommandError> {
     let path = place(for_project)?;
     let shown = path.display();
     let found = match files::read(&path, 1) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => None,
-        Err(error) => return Err(Trouble::Config(format!("{shown} cannot be read: {error}"), None)),
+        Err(error) => return Err(CommandError::Config(format!("{shown} cannot be read: {error}"), None)),
     };
     let refused = |why: &str| {
         let hint = "move it away; `lmswarm hook opencode --print` shows what would be there instead";
-        Err(Trouble::Config(format!("{shown} {why}, so it is left alone"), Some(hint)))
+        Err(CommandError::Config(format!("{shown} {why}, so it is left alone"), Some(hint)))
     };
     let done = match found.as_deref().map(plugin::owner) {
         Some(Owner::Current) => {
@@ -53,29 +53,29 @@ fn install(for_project: bool, console: Console) -> Result<(), Trouble> {
         None => format!("{shown} is installed; opencode loads it when it starts next"),
     };
     files::replace(&path, &plugin::text())
-        .map_err(|error| Trouble::Config(format!("{shown} cannot be written: {error}"), None))?;
+        .map_err(|error| CommandError::Config(format!("{shown} cannot be written: {error}"), None))?;
     console.note(&done);
     Ok(())
 }
 
 /// Where the plugin belongs. opencode reads `plugin/` and `plugins/` alike: a copy in one of
 /// them stays there, so that there are never two.
-fn place(for_project: bool) -> Result<PathBuf, Trouble> {
+fn place(for_project: bool) -> Result<PathBuf, CommandError> {
     let folder = if for_project { project()?.join(".opencode") } else { global()? };
     let other = folder.join("plugins").join(plugin::FILE);
     Ok(if other.exists() { other } else { folder.join("plugin").join(plugin::FILE) })
 }
 
-fn global() -> Result<PathBuf, Trouble> {
+fn global() -> Result<PathBuf, CommandError> {
     paths::opencode_config().ok_or_else(|| {
         let hint = "set HOME, or XDG_CONFIG_HOME, to an absolute path";
-        Trouble::Config("there is no home to find opencode's folder in".to_owned(), Some(hint))
+        CommandError::Config("there is no home to find opencode's folder in".to_owned(), Some(hint))
     })
 }
 
 /// The top of the git work tree, else the working directory.
-fn project() -> Result<PathBuf, Trouble> {
+fn project() -> Result<PathBuf, CommandError> {
     let working = std::env::current_dir()
-        .map_err(|error| Trouble::Config(format!("the working directory cannot be found: {error}"), None))?;
+        .map_err(|error| CommandError::Config(format!("the working directory cannot be found: {error}"), None))?;
     Ok(opencode::repository_root(&working).unwrap_or(working))
 }

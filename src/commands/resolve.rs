@@ -2,12 +2,12 @@
 //! resolver of every command. It reads only what the words call for: a call with plain keys
 //! and an address of its own reads no file of opencode.
 
-use super::gated::Trouble;
-use crate::gate::Want;
+use super::gated::CommandError;
+use crate::gate::ModelRequest;
 use crate::pure::config::Config;
 use crate::pure::model::{InvalidModel, ModelKey};
-use crate::pure::opencode::roles::{Ask, Pin, Role, Roles, Unset, asks};
-use crate::pure::opencode::{Source, Subject, base_url};
+use crate::pure::opencode::roles::{ModelArgument, Role, RoleModel, Roles, Unset, parse_arguments};
+use crate::pure::opencode::{ConfigSource, Subject, base_url};
 use crate::pure::text::listed;
 use crate::sys::opencode::{self, Catalogue, Extent};
 use crate::sys::settings::{self, Address, Credential};
@@ -17,7 +17,7 @@ const BASE_URL_HINT: &str =
 
 /// One model on one server.
 pub(super) struct Target {
-    pub(super) want: Want,
+    pub(super) want: ModelRequest,
     pub(super) address: Address,
     pub(super) credential: Credential,
 }
@@ -34,15 +34,15 @@ pub(super) struct Resolved {
 }
 
 /// Resolves what was typed. Nothing typed means `main small`.
-pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, Trouble> {
-    let asks = asks(models, keys);
-    let has_role = asks.iter().any(|ask| matches!(ask, Ask::Role(_) | Ask::All));
+pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, CommandError> {
+    let asks = parse_arguments(models, keys);
+    let has_role = asks.iter().any(|ask| matches!(ask, ModelArgument::Role(_) | ModelArgument::All));
     let sources = if has_role {
         opencode::sources(Extent::WithMarkdown, &config.api_token_env)
-            .map_err(|reason| Trouble::Config(reason, None))?
+            .map_err(|reason| CommandError::Config(reason, None))?
     } else if config.base_url.is_none() {
         opencode::sources(Extent::Files, &config.api_token_env)
-            .map_err(|reason| Trouble::Config(reason, Some(BASE_URL_HINT)))?
+            .map_err(|reason| CommandError::Config(reason, Some(BASE_URL_HINT)))?
     } else {
         Vec::new()
     };
@@ -53,20 +53,20 @@ pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Re
     let mut resolved = Resolved::default();
     for ask in asks {
         match ask {
-            Ask::Model(text) => {
+            ModelArgument::Model(text) => {
                 let key = ModelKey::from_ref(&text, &config.providers).map_err(|error| usage(&error))?;
                 let provider = text.split_once('/').map(|(provider, _)| provider);
                 let provider = provider.filter(|provider| resolver.roles.is_gated(provider));
                 resolver.put_key(&mut resolved, text.clone(), key, provider)?;
             }
-            Ask::Key(text) => {
+            ModelArgument::Key(text) => {
                 let key = ModelKey::parse(&text).map_err(|error| usage(&error))?;
                 resolver.put_key(&mut resolved, text, key, None)?;
             }
-            Ask::Role(Role::Agent(name)) if name.is_empty() => {
-                return Err(Trouble::Usage("`agent:` names no agent; write `agent:NAME`".to_owned()));
+            ModelArgument::Role(Role::Agent(name)) if name.is_empty() => {
+                return Err(CommandError::Usage("`agent:` names no agent; write `agent:NAME`".to_owned()));
             }
-            Ask::Role(role) => {
+            ModelArgument::Role(role) => {
                 let pin = resolver.roles.pin(&role)?;
                 if resolver.roles.is_gated(&pin.provider) {
                     resolver.put_pin(&mut resolved, &pin)?;
@@ -75,7 +75,7 @@ pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Re
                     resolved.notes.push(format!("{role} is {reference}: not an LM Studio model, nothing to warm"));
                 }
             }
-            Ask::All => {
+            ModelArgument::All => {
                 let pins = resolver.roles.all();
                 if pins.is_empty() {
                     let providers = listed(config.providers.iter().map(String::as_str), "or");
@@ -92,11 +92,11 @@ pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Re
     Ok(resolved)
 }
 
-fn usage(error: &InvalidModel) -> Trouble {
-    Trouble::Usage(error.to_string())
+fn usage(error: &InvalidModel) -> CommandError {
+    CommandError::Usage(error.to_string())
 }
 
-impl From<Unset> for Trouble {
+impl From<Unset> for CommandError {
     fn from(unset: Unset) -> Self {
         Self::Config(unset.reason, Some(unset.hint))
     }
@@ -105,7 +105,7 @@ impl From<Unset> for Trouble {
 /// What is known while words are resolved.
 pub(super) struct Resolver<'a> {
     pub(super) config: &'a Config,
-    pub(super) sources: &'a [Source],
+    pub(super) sources: &'a [ConfigSource],
     pub(super) roles: Roles<'a>,
 }
 
@@ -116,7 +116,7 @@ impl Resolver<'_> {
         requested: String,
         key: ModelKey,
         provider: Option<&str>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CommandError> {
         let gated = &self.config.providers;
         // The provider that was named comes first; without an address of its own it shares one.
         let first = provider.map(str::to_owned);
@@ -136,7 +136,7 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    fn put_pin(&self, resolved: &mut Resolved, pin: &Pin) -> Result<(), Trouble> {
+    fn put_pin(&self, resolved: &mut Resolved, pin: &RoleModel) -> Result<(), CommandError> {
         tracing::info!(role = %pin.role, reference = pin.reference(), key = pin.key(), note = pin.note, "role");
         let (key, address, credential) = self.target(pin)?;
         if !self.roles.exists(pin) {
@@ -150,9 +150,10 @@ impl Resolver<'_> {
     }
 
     /// The key, the server and the token of a model that the configuration pins.
-    pub(super) fn target(&self, pin: &Pin) -> Result<(ModelKey, Address, Credential), Trouble> {
+    pub(super) fn target(&self, pin: &RoleModel) -> Result<(ModelKey, Address, Credential), CommandError> {
         let place = pin.wire.as_ref().map_or(&pin.place, |(_, place)| place);
-        let key = ModelKey::parse(pin.key()).map_err(|error| Trouble::Config(format!("{place}: {error}"), None))?;
+        let key =
+            ModelKey::parse(pin.key()).map_err(|error| CommandError::Config(format!("{place}: {error}"), None))?;
         let providers = std::slice::from_ref(&pin.provider);
         let is_built_in = !pin.is_listed && self.roles.exists(pin);
         let address = self.address(Subject { providers, model: Some(&pin.model), is_built_in })?;
@@ -160,20 +161,21 @@ impl Resolver<'_> {
         Ok((key, address, credential))
     }
 
-    fn address(&self, subject: Subject<'_>) -> Result<Address, Trouble> {
+    fn address(&self, subject: Subject<'_>) -> Result<Address, CommandError> {
         settings::address(self.config, self.sources, subject)
-            .map_err(|reason| Trouble::Config(reason, Some(BASE_URL_HINT)))
+            .map_err(|reason| CommandError::Config(reason, Some(BASE_URL_HINT)))
     }
 
-    fn credential(&self, provider: Option<&str>, address: &Address) -> Result<Credential, Trouble> {
-        settings::token(self.config, self.sources, provider, address).map_err(|reason| Trouble::Config(reason, None))
+    fn credential(&self, provider: Option<&str>, address: &Address) -> Result<Credential, CommandError> {
+        settings::token(self.config, self.sources, provider, address)
+            .map_err(|reason| CommandError::Config(reason, None))
     }
 
     fn put(&self, resolved: &mut Resolved, requested: String, key: ModelKey, address: Address, credential: Credential) {
         let is_same = |it: &Target| it.want.key == key && it.address.base == address.base;
         if !resolved.targets.iter().any(is_same) {
             let options = self.config.load_options(&key);
-            resolved.targets.push(Target { want: Want { requested, key, options }, address, credential });
+            resolved.targets.push(Target { want: ModelRequest { requested, key, options }, address, credential });
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::sys::output::Console;
 
 /// Runs the command.
 pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {
-    let console = Console::new(args.gate.settings.voice.quiet, args.gate.settings.voice.color);
+    let console = Console::new(args.gate.settings.output.quiet, args.gate.settings.output.color);
     let after_dashes = stand_behind_dashes(&args.words);
     let line = match split(args.words, after_dashes) {
         Ok(line) => line,
@@ -37,7 +37,7 @@ pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {
             }
         }
         Err(trouble) => {
-            let (exit, reason, hint) = trouble.told();
+            let (exit, reason, hint) = trouble.into_message();
             console.error(&reason, hint);
             return exit;
         }
@@ -98,10 +98,10 @@ async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Du
 
 /// One more call of the gate, without a word: the terminal is the command's.
 async fn round(models: &[String], gate: &GateArgs) -> Vec<String> {
-    let silent = Console::new(true, gate.settings.voice.color);
+    let silent = Console::new(true, gate.settings.output.color);
     match gated::ensure(models, gate, silent, Instant::now()).await {
         Ok(gated) => gated.reasons(),
-        Err(trouble) => vec![trouble.told().1],
+        Err(trouble) => vec![trouble.into_message().1],
     }
 }
 

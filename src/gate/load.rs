@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::look::Sight;
-use super::obtain::{By, Target};
+use super::evaluate::{context_warning, drift_failure};
+use super::look::Observation;
+use super::obtain::{LoadMethod, Target};
 use super::room::{Evictions, Room};
-use super::settle::{context_warning, drift_failure};
-use super::{Backoff, Lead, Want, Work};
+use super::{Backoff, Lead, ModelRequest, Work};
 use crate::pure::config::{Device, OnMismatch};
 use crate::pure::lmstudio::lms_output::{
     LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
 };
-use crate::pure::lmstudio::rest::Managed;
+use crate::pure::lmstudio::rest::ManagementReply;
 use crate::pure::load::{Placement, load_args};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
@@ -52,9 +52,9 @@ impl Work<'_> {
     /// it, or `None` when somebody else's load made it ready.
     pub(super) async fn load(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         target: &Target,
-        by: &By<'_>,
+        by: &LoadMethod<'_>,
         lead: &Lead,
     ) -> Result<Option<(Duration, Activity)>, Failure> {
         if let Some(warning) = context_warning(want, target.max_context) {
@@ -72,10 +72,12 @@ impl Work<'_> {
         loop {
             let activity = self.call.progress.begin(&format!("loading `{}`", want.key), self.usual_load(want));
             let started = Instant::now();
-            let lent = self.lend_to_load(want);
+            let lent = self.lock_load(want);
             let attempt = match by {
-                By::Lms(lms) => self.load_by_lms(lms, want, &target, lent, |percent| activity.percent(percent)).await?,
-                By::Rest => {
+                LoadMethod::Lms(lms) => {
+                    self.load_by_lms(lms, want, &target, lent, |percent| activity.percent(percent)).await?
+                }
+                LoadMethod::Rest => {
                     let _kept = lent;
                     self.load_by_rest(want, &target).await?
                 }
@@ -115,8 +117,8 @@ impl Work<'_> {
     }
 
     /// The lock that tells others of this load; `None` if there is none to be had.
-    fn lend_to_load(&self, want: &Want) -> Option<File> {
-        self.store.as_ref()?.load_lock(want.key.as_str()).lend().unwrap_or_else(|error| {
+    fn lock_load(&self, want: &ModelRequest) -> Option<File> {
+        self.store.as_ref()?.load_lock(want.key.as_str()).lock_for_child().unwrap_or_else(|error| {
             // Others then see less of this load, which only matters where no list tells.
             tracing::info!(%error, "the lock of the load does not work");
             None
@@ -126,7 +128,7 @@ impl Work<'_> {
     /// Whether somebody else's load has made the model ready, or does so now. A load that
     /// has hardly begun is not listed yet, so a plain failure is not believed at once; nor is
     /// a copy, which only comes to be when somebody has the name.
-    async fn was_beaten(&self, want: &Want, attempt: &Attempt) -> Result<bool, Failure> {
+    async fn was_beaten(&self, want: &ModelRequest, attempt: &Attempt) -> Result<bool, Failure> {
         let patience = match attempt {
             Attempt::Failed(_) => APPEARS,
             Attempt::Misnamed(name) if want.key.is_copy(name) => APPEARS,
@@ -142,7 +144,7 @@ impl Work<'_> {
             if !matches!(attempt, Attempt::TimedOut) {
                 sight = self.wait_for_load_under_way(want, sight).await?.0;
             }
-            if let Sight::Seen(snapshot) = &sight
+            if let Observation::Seen(snapshot) = &sight
                 && let Residency::Addressable(instance) = snapshot.residency(&want.key)
                 && (instance.readiness == Readiness::Ready || !may_be_ours)
             {
@@ -155,7 +157,7 @@ impl Work<'_> {
         }
     }
 
-    fn refused(&self, want: &Want, words: &str) -> Failure {
+    fn refused(&self, want: &ModelRequest, words: &str) -> Failure {
         let hint = if self.config.eviction.is_some() {
             "nothing more may be unloaded: unload something by hand, or ask for less context"
         } else {
@@ -167,7 +169,7 @@ impl Work<'_> {
     async fn load_by_lms(
         &self,
         lms: &Lms,
-        want: &Want,
+        want: &ModelRequest,
         target: &Target,
         lent: Option<File>,
         on_percent: impl FnMut(u8),
@@ -199,7 +201,7 @@ impl Work<'_> {
     }
 
     /// REST knows neither identifier nor TTL, and stacks copies.
-    async fn load_by_rest(&self, want: &Want, target: &Target) -> Result<Attempt, Failure> {
+    async fn load_by_rest(&self, want: &ModelRequest, target: &Target) -> Result<Attempt, Failure> {
         let options = want.options.within(target.max_context);
         let unused: Vec<&str> = [
             ("ttlSeconds", options.ttl_seconds.is_some()),
@@ -221,34 +223,42 @@ impl Work<'_> {
             Failure::new(Category::LoadFailed, format!("`{}` could not be loaded over REST: {why}", want.key))
         };
         Ok(match self.manage("load", &body, "instance_id").await? {
-            Managed::Done(loaded) => match loaded["instance_id"].as_str() {
+            ManagementReply::Done(loaded) => match loaded["instance_id"].as_str() {
                 Some(name) if name != want.key.as_str() => Attempt::Misnamed(name.to_owned()),
                 _ => Attempt::Loaded,
             },
-            Managed::Unauthorized if self.server.has_token() => return Err(self.token_refused()),
-            Managed::Unauthorized => {
+            ManagementReply::Unauthorized if self.server.has_token() => return Err(self.token_refused()),
+            ManagementReply::Unauthorized => {
                 let reason = format!("{} requires an API token to load a model", self.base());
                 let hint = format!("put one into the variable {}", self.config.api_token_env);
                 return Err(Failure::new(Category::Unauthorized, reason).hinted(hint));
             }
-            Managed::TimedOut => Attempt::TimedOut,
-            Managed::Gone => Attempt::Failed(failed("the server went away")),
-            Managed::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => Attempt::OutOfMemory(why),
-            Managed::Refused(_, why) if why.contains("Unexpected endpoint") => {
+            ManagementReply::TimedOut => Attempt::TimedOut,
+            ManagementReply::Gone => Attempt::Failed(failed("the server went away")),
+            ManagementReply::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => Attempt::OutOfMemory(why),
+            ManagementReply::Refused(_, why) if why.contains("Unexpected endpoint") => {
                 let hint = "update LM Studio to 0.4 or later, or install its `lms` command here";
                 Attempt::Failed(failed("this LM Studio is too old for it").hinted(hint))
             }
-            Managed::Refused(_, why) | Managed::Unclear(why) => Attempt::Failed(failed(&why)),
+            ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) => Attempt::Failed(failed(&why)),
         })
     }
 
     /// Our own load ended up under another name, or is of another model: unload it again,
     /// with what loaded it, and tell.
-    async fn undo(&self, want: &Want, by: &By<'_>, identifier: &str, lead: &Lead) -> Result<Failure, Failure> {
+    async fn undo(
+        &self,
+        want: &ModelRequest,
+        by: &LoadMethod<'_>,
+        identifier: &str,
+        lead: &Lead,
+    ) -> Result<Failure, Failure> {
         match by {
             // Success proves nothing; that it is gone does.
-            By::Lms(lms) => drop(lms.unload(identifier).await),
-            By::Rest => drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?),
+            LoadMethod::Lms(lms) => drop(lms.unload(identifier).await),
+            LoadMethod::Rest => {
+                drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?);
+            }
         }
         let name = printable(identifier);
         let end = if self.is_gone(identifier, lead).await? {
@@ -267,9 +277,9 @@ impl Work<'_> {
     /// Proves that the model is addressable, and that it is the right one.
     pub(super) async fn verify(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         target: &Target,
-        by: &By<'_>,
+        by: &LoadMethod<'_>,
         is_ours: bool,
         lead: &Lead,
     ) -> Result<Ready, Failure> {
@@ -278,7 +288,7 @@ impl Work<'_> {
         let mut appears_until = started + APPEARS;
         loop {
             let sight = self.look().await?;
-            if let Sight::Seen(snapshot) = &sight {
+            if let Observation::Seen(snapshot) = &sight {
                 match snapshot.residency(&want.key) {
                     Residency::Addressable(instance) => {
                         if let Some(other) = other_model(instance, want, target).filter(|_| is_ours) {
@@ -307,7 +317,13 @@ impl Work<'_> {
     }
 
     /// LM Studio may quietly grant less context than asked for.
-    fn check_granted(&self, want: &Want, target: &Target, ready: Ready, is_ours: bool) -> Result<Ready, Failure> {
+    fn check_granted(
+        &self,
+        want: &ModelRequest,
+        target: &Target,
+        ready: Ready,
+        is_ours: bool,
+    ) -> Result<Ready, Failure> {
         let Some(drift) = drift(&ready.instance, &want.options, target.max_context) else { return Ok(ready) };
         match self.config.on_mismatch {
             OnMismatch::Fail => Err(drift_failure(want, drift)),
@@ -325,16 +341,16 @@ impl Work<'_> {
 
 /// The model this instance is of, if it is not the one that was wanted: `lms load` may have
 /// matched another one.
-fn other_model<'a>(instance: &'a Instance, want: &Want, target: &Target) -> Option<&'a str> {
+fn other_model<'a>(instance: &'a Instance, want: &ModelRequest, target: &Target) -> Option<&'a str> {
     let model = instance.model_key.as_deref()?;
     (model != target.base_key && model != want.key.as_str()).then_some(model)
 }
 
-fn not_addressable(want: &Want, sight: Sight) -> Failure {
+fn not_addressable(want: &ModelRequest, sight: Observation) -> Failure {
     let down = match sight {
-        Sight::Blocked(failure) => return failure,
-        Sight::Down => ": the server went down",
-        Sight::Seen(_) => "",
+        Observation::Blocked(failure) => return failure,
+        Observation::Down => ": the server went down",
+        Observation::Seen(_) => "",
     };
     let reason =
         format!("LM Studio said it loaded `{}`, but it is not resident {} later{down}", want.key, duration(APPEARS));

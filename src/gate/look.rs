@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Refusal, Want, Work, open_store, outcome};
+use super::{Call, ModelRequest, Refusal, Work, open_store, outcome};
 use crate::pure::lmstudio::rest::{Reading, Reply, describe, is_greeting, read_lists};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, Snapshot, Source, drift};
 use crate::sys::http::{Server, greets};
 use crate::sys::lmstudio::lms::Problem;
-use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::shutdown::{Shutdown, Stop};
 use crate::sys::state::{CachedVerdict, Store, now_ms};
 
 /// How often a server that contradicts itself, or talks nonsense, is asked again.
@@ -25,7 +25,7 @@ const WARM: Duration = Duration::from_millis(50);
 pub(super) struct Probe {
     reading: Result<Reading, Stop>,
     /// Who listens for signals, if it took so long that somebody must.
-    pub(super) stopper: Option<Stopper>,
+    pub(super) shutdown: Option<Shutdown>,
 }
 
 impl Probe {
@@ -40,7 +40,7 @@ impl Probe {
 
 /// What a look came to.
 #[derive(Debug)]
-pub(super) enum Sight {
+pub(super) enum Observation {
     /// Somebody could tell.
     Seen(Snapshot),
     /// Nothing listens there.
@@ -49,7 +49,7 @@ pub(super) enum Sight {
     Blocked(Failure),
 }
 
-impl Sight {
+impl Observation {
     /// Whether nothing listens.
     pub(super) fn is_down(&self) -> bool {
         matches!(self, Self::Down)
@@ -57,8 +57,8 @@ impl Sight {
 }
 
 /// Listens for signals and for the end of `--timeout` from here on.
-pub(super) fn listen(call: &Call<'_>) -> Stopper {
-    Stopper::listen(call.timeout.map(|limit| limit.saturating_sub(call.started.elapsed())))
+pub(super) fn listen(call: &Call<'_>) -> Shutdown {
+    Shutdown::listen(call.timeout.map(|limit| limit.saturating_sub(call.started.elapsed())))
 }
 
 /// Asks once. Until a warm call would be over, a signal ends the process the default way:
@@ -71,13 +71,13 @@ pub(super) async fn probe(call: &Call<'_>) -> Probe {
     tokio::pin!(asking);
     let quick = call.timeout.map_or(WARM, |limit| limit.min(WARM));
     if let Ok(reading) = tokio::time::timeout(quick, &mut asking).await {
-        return Probe { reading: Ok(reading), stopper: None };
+        return Probe { reading: Ok(reading), shutdown: None };
     }
-    let stopper = listen(call);
-    Probe { reading: stopper.or(asking).await, stopper: Some(stopper) }
+    let shutdown = listen(call);
+    Probe { reading: shutdown.or(asking).await, shutdown: Some(shutdown) }
 }
 
-/// Outcomes from the disk, if `verifyCacheMs` is a number and they settle every model. By
+/// Outcomes from the disk, if `verifyCacheMs` is a number and they settle every model. LoadMethod
 /// default nothing is read.
 pub(super) fn cached_outcomes(call: &Call<'_>) -> Result<Option<Vec<Outcome>>, Refusal> {
     let Some(max_age) = call.config.verify_cache.filter(|age| !age.is_zero() && !call.fresh) else {
@@ -92,7 +92,7 @@ pub(super) fn cached_outcomes(call: &Call<'_>) -> Result<Option<Vec<Outcome>>, R
 }
 
 /// The verdicts on disk, if all are young enough and show no drift.
-fn cached_instances(store: &Store, wants: &[Want], max_age: Duration) -> Option<Vec<Instance>> {
+fn cached_instances(store: &Store, wants: &[ModelRequest], max_age: Duration) -> Option<Vec<Instance>> {
     wants
         .iter()
         .map(|want| {
@@ -156,36 +156,36 @@ pub(super) fn remember_verdict(call: &Call<'_>, store: &Store, key: &str, Ready 
 
 impl Work<'_> {
     /// Looks anew.
-    pub(super) async fn look(&self) -> Result<Sight, Failure> {
+    pub(super) async fn look(&self) -> Result<Observation, Failure> {
         let reading = self.read().await?;
         self.interpret(reading, false).await
     }
 
     /// Looks anew when a leader is done. It has left its verdict on disk: a herd must not
     /// start an `lms` each to see the same.
-    pub(super) async fn look_after_leader(&self) -> Result<Sight, Failure> {
+    pub(super) async fn look_after_leader(&self) -> Result<Observation, Failure> {
         let reading = self.read().await?;
         self.interpret(reading, true).await
     }
 
     /// What the first probe means. Only here and behind a leader a verdict on disk counts:
     /// whoever works on a model must see what is, not what was.
-    pub(super) async fn sight_of(&self, probe: Probe) -> Result<Sight, Failure> {
+    pub(super) async fn sight_of(&self, probe: Probe) -> Result<Observation, Failure> {
         let reading = probe.reading.map_err(|stop| self.interrupted(stop))?;
         self.interpret(reading, true).await
     }
 
     async fn read(&self) -> Result<Reading, Failure> {
-        let (v1, v0) = self.stopper.or(self.server.lists()).await.map_err(|stop| self.interrupted(stop))?;
+        let (v1, v0) = self.shutdown.or(self.server.lists()).await.map_err(|stop| self.interrupted(stop))?;
         Ok(read_lists(&v1, &v0))
     }
 
     async fn get(&self, path: &str) -> Result<Reply, Failure> {
-        self.stopper.or(self.server.get(path)).await.map_err(|stop| self.interrupted(stop))
+        self.shutdown.or(self.server.get(path)).await.map_err(|stop| self.interrupted(stop))
     }
 
     /// Asks again, and others, where a reading means nothing yet.
-    async fn interpret(&self, mut reading: Reading, may_use_cache: bool) -> Result<Sight, Failure> {
+    async fn interpret(&self, mut reading: Reading, may_use_cache: bool) -> Result<Observation, Failure> {
         // A server that is mute takes the whole of a probe's time at each try.
         let patience = Instant::now() + self.config.probe_timeout;
         for _ in 0..RETRIES {
@@ -203,24 +203,24 @@ impl Work<'_> {
             reading = self.read().await?;
         }
         match reading {
-            Reading::Seen(snapshot) => Ok(Sight::Seen(snapshot)),
-            Reading::Down => Ok(Sight::Down),
+            Reading::Seen(snapshot) => Ok(Observation::Seen(snapshot)),
+            Reading::Down => Ok(Observation::Down),
             Reading::Unreachable(why) => {
                 let reason = format!("{} (from {}) cannot be connected to: {why}", self.base(), self.call.origin);
                 let failure = Failure::new(Category::ServerUnreachable, reason);
-                Ok(Sight::Blocked(
+                Ok(Observation::Blocked(
                     failure.hinted("check the address (--base-url), and that this machine can reach it").cheap(),
                 ))
             }
-            Reading::Unauthorized if self.server.has_token() => Ok(Sight::Blocked(self.token_refused())),
+            Reading::Unauthorized if self.server.has_token() => Ok(Observation::Blocked(self.token_refused())),
             Reading::Unauthorized => self.look_through_lms(self.token_missing(), may_use_cache).await,
             Reading::NoList(said) => self.look_at_stranger(said, may_use_cache).await,
-            Reading::Unclear(why) => Ok(Sight::Blocked(self.unknown(&why))),
+            Reading::Unclear(why) => Ok(Observation::Blocked(self.unknown(&why))),
         }
     }
 
     /// It answers, but with neither list: another program, or an LM Studio too old for both.
-    async fn look_at_stranger(&self, said: String, may_use_cache: bool) -> Result<Sight, Failure> {
+    async fn look_at_stranger(&self, said: String, may_use_cache: bool) -> Result<Observation, Failure> {
         let base = self.base();
         let answer = match self.get("lmstudio-greeting").await? {
             Reply::Answer(answer) if is_greeting(&answer.body) => {
@@ -229,10 +229,10 @@ impl Work<'_> {
                     let failure = failure.hinted("update LM Studio to 0.4 or later");
                     return self.look_through_lms(failure, may_use_cache).await;
                 }
-                return Ok(Sight::Blocked(self.unknown(&format!("it answers with {said}"))));
+                return Ok(Observation::Blocked(self.unknown(&format!("it answers with {said}"))));
             }
             Reply::Answer(answer) if answer.status < 500 => answer,
-            _ => return Ok(Sight::Blocked(self.unknown(&format!("it answers with {said}")))),
+            _ => return Ok(Observation::Blocked(self.unknown(&format!("it answers with {said}")))),
         };
         let reason =
             format!("what answers at {base} (from {}) is not LM Studio: {}", self.call.origin, describe(&answer));
@@ -241,38 +241,38 @@ impl Work<'_> {
         } else {
             format!("stop the program on port {}, or name LM Studio's address with --base-url", base.port())
         };
-        Ok(Sight::Blocked(Failure::new(Category::NotLmStudio, reason).hinted(hint)))
+        Ok(Observation::Blocked(Failure::new(Category::NotLmStudio, reason).hinted(hint)))
     }
 
     async fn greets_at_root(&self) -> Result<bool, Failure> {
         let Ok(root) = Server::new(self.base().without_path(), None, self.config.probe_timeout) else {
             return Ok(false);
         };
-        let greeting = self.stopper.or(greets(&root)).await;
+        let greeting = self.shutdown.or(greets(&root)).await;
         greeting.map_err(|stop| self.interrupted(stop))
     }
 
     /// `lms ps` can tell for this machine, without a token; `otherwise` is the failure if not.
-    async fn look_through_lms(&self, otherwise: Failure, may_use_cache: bool) -> Result<Sight, Failure> {
+    async fn look_through_lms(&self, otherwise: Failure, may_use_cache: bool) -> Result<Observation, Failure> {
         let max_age = self.config.verify_cache.unwrap_or(LMS_PS_CACHE);
         if may_use_cache
             && !self.call.fresh
             && let Some(store) = &self.store
             && let Some(instances) = cached_instances(store, self.call.wants, max_age)
         {
-            return Ok(Sight::Seen(Snapshot { source: Source::Cache, instances, downloaded: None }));
+            return Ok(Observation::Seen(Snapshot { source: Source::Cache, instances, downloaded: None }));
         }
-        let Ok(lms) = &self.lms else { return Ok(Sight::Blocked(otherwise)) };
+        let Ok(lms) = &self.lms else { return Ok(Observation::Blocked(otherwise)) };
         // Through `--host` it is a stranger to LM Studio and would be refused as well.
         if !self.base().is_loopback() {
-            return Ok(Sight::Blocked(otherwise));
+            return Ok(Observation::Blocked(otherwise));
         }
         match lms.ps().await {
-            Ok(instances) => Ok(Sight::Seen(Snapshot { source: Source::LmsPs, instances, downloaded: None })),
+            Ok(instances) => Ok(Observation::Seen(Snapshot { source: Source::LmsPs, instances, downloaded: None })),
             Err(Problem::Stopped(stop)) => Err(self.interrupted(stop)),
             Err(Problem::Failed(why)) => {
                 let reason = format!("{}; and {why}", otherwise.reason);
-                Ok(Sight::Blocked(Failure { reason, ..otherwise }))
+                Ok(Observation::Blocked(Failure { reason, ..otherwise }))
             }
         }
     }

@@ -2,14 +2,14 @@
 //! place where order matters; what each step does stands in the file of its name. It prints
 //! nothing but progress and never ends the process.
 
+mod cooldown;
+mod evaluate;
 mod load;
 mod look;
 mod obtain;
-mod recall;
 mod repair;
 mod room;
 mod server;
-mod settle;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -30,14 +30,14 @@ use crate::sys::lmstudio::{self, Found};
 use crate::sys::lock::{Leader, Leadership};
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
-use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::shutdown::{Shutdown, Stop};
 use crate::sys::state::{Store, now_ms};
-use look::Sight;
-use settle::{context_warning, is_undisputed};
+use evaluate::{context_warning, is_undisputed};
+use look::Observation;
 
 /// One model of a call.
 #[derive(Debug, Clone)]
-pub struct Want {
+pub struct ModelRequest {
     /// As it was typed, or the role that was asked for.
     pub requested: String,
     /// Its key.
@@ -60,7 +60,7 @@ pub struct Call<'a> {
     /// Where the state is kept; `None` if there is no home.
     pub state_dir: Option<std::path::PathBuf>,
     /// The models, each once, in the order given.
-    pub wants: &'a [Want],
+    pub wants: &'a [ModelRequest],
     /// Try again what failed a moment ago.
     pub fresh: bool,
     /// Upper bound for the whole call.
@@ -87,14 +87,14 @@ pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
     let warm: Vec<Option<Outcome>> = call.wants.iter().map(|want| warm_outcome(call, want, &first)).collect();
     let outcomes = match warm.iter().cloned().collect() {
         Some(outcomes) => outcomes,
-        None => Work::begin(call, first.stopper.take())?.outcomes(warm, first).await,
+        None => Work::begin(call, first.shutdown.take())?.outcomes(warm, first).await,
     };
     look::remember_verdicts(call, &outcomes);
     Ok(outcomes)
 }
 
 /// The outcome of a model that needs nothing: ready as far as anybody tells, and without drift.
-fn warm_outcome(call: &Call<'_>, want: &Want, first: &look::Probe) -> Option<Outcome> {
+fn warm_outcome(call: &Call<'_>, want: &ModelRequest, first: &look::Probe) -> Option<Outcome> {
     let snapshot = first.snapshot()?;
     let Residency::Addressable(instance) = snapshot.residency(&want.key) else { return None };
     let max_context = snapshot.max_context(&want.key);
@@ -103,14 +103,14 @@ fn warm_outcome(call: &Call<'_>, want: &Want, first: &look::Probe) -> Option<Out
     }
     match instance.readiness {
         Readiness::Ready => {}
-        Readiness::Untold if is_undisputed(call, want) => {}
+        Readiness::Unreported if is_undisputed(call, want) => {}
         _ => return None,
     }
     let ready = Ready { action: Action::None, source: snapshot.source, instance: instance.clone(), load_time: None };
     Some(outcome(call, want, Ok(ready), context_warning(want, max_context).into_iter().collect()))
 }
 
-fn outcome(call: &Call<'_>, want: &Want, result: Result<Ready, Failure>, warnings: Vec<String>) -> Outcome {
+fn outcome(call: &Call<'_>, want: &ModelRequest, result: Result<Ready, Failure>, warnings: Vec<String>) -> Outcome {
     Outcome {
         key: want.key.to_string(),
         requested: want.requested.clone(),
@@ -138,7 +138,7 @@ struct Work<'a> {
     call: &'a Call<'a>,
     config: &'a Config,
     server: &'a Server,
-    stopper: Stopper,
+    shutdown: Shutdown,
     store: Option<Store>,
     /// The `lms` program for this server, or why there is none.
     lms: Result<Lms, String>,
@@ -153,14 +153,14 @@ struct Work<'a> {
 struct Lead(Option<Leadership>);
 
 impl<'a> Work<'a> {
-    fn begin(call: &'a Call<'a>, stopper: Option<Stopper>) -> Result<Self, Refusal> {
-        let stopper = stopper.unwrap_or_else(|| look::listen(call));
+    fn begin(call: &'a Call<'a>, shutdown: Option<Shutdown>) -> Result<Self, Refusal> {
+        let shutdown = shutdown.unwrap_or_else(|| look::listen(call));
         let work = Self {
             call,
             config: call.config,
             server: call.server,
-            lms: find_lms(call, &stopper),
-            stopper,
+            lms: find_lms(call, &shutdown),
+            shutdown,
             store: None,
             warnings: RefCell::default(),
             no_load_since: Cell::default(),
@@ -190,8 +190,8 @@ impl<'a> Work<'a> {
         outcomes
     }
 
-    async fn outcome(&self, want: &Want, sight: Option<Result<Sight, Failure>>) -> Outcome {
-        let was_tried = !self.stopper.is_stopped();
+    async fn outcome(&self, want: &ModelRequest, sight: Option<Result<Observation, Failure>>) -> Outcome {
+        let was_tried = !self.shutdown.is_stopped();
         let result = self.ensure_one(want, sight).await;
         tracing::info!(key = %want.key, ?result, "outcome");
         Outcome { was_tried, ..outcome(self.call, want, result, self.warnings.take()) }
@@ -201,7 +201,7 @@ impl<'a> Work<'a> {
     /// round heals that; whoever is missing after it is said to be missing.
     async fn confirm_all(&self, outcomes: &mut [Outcome]) {
         for is_last in [false, true] {
-            let Ok(Sight::Seen(snapshot)) = self.look().await else { return };
+            let Ok(Observation::Seen(snapshot)) = self.look().await else { return };
             let mut lost = Vec::new();
             for (want, outcome) in self.call.wants.iter().zip(&mut *outcomes) {
                 let is_there = matches!(snapshot.residency(&want.key), Residency::Addressable(_));
@@ -232,7 +232,11 @@ impl<'a> Work<'a> {
     }
 
     /// Leads or waits until one model is settled.
-    async fn ensure_one(&self, want: &Want, sight: Option<Result<Sight, Failure>>) -> Result<Ready, Failure> {
+    async fn ensure_one(
+        &self,
+        want: &ModelRequest,
+        sight: Option<Result<Observation, Failure>>,
+    ) -> Result<Ready, Failure> {
         let mut sight = match sight {
             Some(sight) => sight?,
             None => self.look().await?,
@@ -241,7 +245,7 @@ impl<'a> Work<'a> {
         self.no_load_since.set(None);
         let lock_deadline = Instant::now() + self.config.lock_wait_timeout;
         loop {
-            if let Some(ready) = self.settle(want, &sight, action)? {
+            if let Some(ready) = self.evaluate(want, &sight, action)? {
                 return Ok(ready);
             }
             self.replay(want, &sight)?;
@@ -256,9 +260,9 @@ impl<'a> Work<'a> {
     }
 
     /// The work of the leader, in order.
-    async fn lead(&self, want: &Want, lead: &mut Lead) -> Result<Ready, Failure> {
+    async fn lead(&self, want: &ModelRequest, lead: &mut Lead) -> Result<Ready, Failure> {
         let mut sight = self.look().await?;
-        if let Some(ready) = self.settle(want, &sight, Action::Waited)? {
+        if let Some(ready) = self.evaluate(want, &sight, Action::Waited)? {
             return Ok(ready);
         }
         self.replay(want, &sight)?;
@@ -267,17 +271,17 @@ impl<'a> Work<'a> {
             sight = self.look().await?;
         }
         let (sight, waited) = self.wait_for_load_under_way(want, sight).await?;
-        if let Some(ready) = self.settle(want, &sight, Action::Waited)? {
+        if let Some(ready) = self.evaluate(want, &sight, Action::Waited)? {
             return Ok(ready);
         }
         self.replay(want, &sight)?;
-        let Sight::Seen(snapshot) = sight else {
+        let Observation::Seen(snapshot) = sight else {
             return Err(self.unknown("the server went away again"));
         };
         // Before anything is unloaded it must be certain that there is something to load.
         let (target, snapshot) = self.obtain(want, snapshot, lead).await?;
         // A download takes its time, in which somebody may have loaded the model.
-        if let Some(ready) = self.settle(want, &Sight::Seen(snapshot.clone()), Action::Waited)? {
+        if let Some(ready) = self.evaluate(want, &Observation::Seen(snapshot.clone()), Action::Waited)? {
             return Ok(ready);
         }
         let loader = self.loader(want)?;
@@ -309,7 +313,7 @@ impl<'a> Work<'a> {
     }
 
     /// Tries to become the leader; `None` when somebody else is.
-    fn try_lead(&self, want: &Want) -> Option<Lead> {
+    fn try_lead(&self, want: &ModelRequest) -> Option<Lead> {
         let Some(store) = &self.store else { return Some(Lead(None)) };
         match store.lock.try_lead() {
             Ok(None) => None,
@@ -362,7 +366,7 @@ impl<'a> Work<'a> {
 
     /// Sleeps, unless the call must end.
     async fn sleep(&self, time: Duration) -> Result<(), Failure> {
-        self.stopper.or(tokio::time::sleep(time)).await.map_err(|stop| self.interrupted(stop))
+        self.shutdown.or(tokio::time::sleep(time)).await.map_err(|stop| self.interrupted(stop))
     }
 
     /// What to do about a missing `lms`.
@@ -381,7 +385,7 @@ impl<'a> Work<'a> {
 /// Finds `lms`, and decides whether it reaches this server. On this machine it finds LM
 /// Studio by itself, so it must not speak for a proxy; elsewhere it needs a plain address,
 /// and is refused where a token is required.
-fn find_lms(call: &Call<'_>, stopper: &Stopper) -> Result<Lms, String> {
+fn find_lms(call: &Call<'_>, shutdown: &Shutdown) -> Result<Lms, String> {
     let base = &call.server.base;
     match lmstudio::find_lms(call.config.lms_path.as_deref()) {
         Found::Nowhere(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
@@ -392,7 +396,7 @@ fn find_lms(call: &Call<'_>, stopper: &Stopper) -> Result<Lms, String> {
         Found::Program(_) if !base.is_loopback() && call.server.has_token() => {
             Err(format!("`lms` cannot show {base} a token"))
         }
-        Found::Program(program) => Ok(Lms::new(program, base, &call.config.api_token_env, stopper.clone())),
+        Found::Program(program) => Ok(Lms::new(program, base, &call.config.api_token_env, shutdown.clone())),
     }
 }
 

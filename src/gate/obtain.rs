@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::look::Sight;
-use super::{Lead, Want, Work};
+use super::look::Observation;
+use super::{Lead, ModelRequest, Work};
 use crate::pure::config::{Device, Loader};
-use crate::pure::lmstudio::rest::{Managed, read_managed};
+use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
 use crate::pure::load::{Placement, matches_fuzzily};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location, Snapshot, find_downloaded};
@@ -35,31 +35,31 @@ pub(super) struct Target {
 }
 
 /// What carries out a load.
-pub(super) enum By<'a> {
+pub(super) enum LoadMethod<'a> {
     Lms(&'a Lms),
     Rest,
 }
 
 impl Work<'_> {
     /// Chooses what loads: `lms`, or REST where `lms` is not at hand or cannot reach.
-    pub(super) fn loader(&self, want: &Want) -> Result<By<'_>, Failure> {
+    pub(super) fn loader(&self, want: &ModelRequest) -> Result<LoadMethod<'_>, Failure> {
         match (self.config.loader, &self.lms) {
-            (Loader::Lms, Ok(lms)) => Ok(By::Lms(lms)),
+            (Loader::Lms, Ok(lms)) => Ok(LoadMethod::Lms(lms)),
             (Loader::Lms, Err(why)) => {
                 Err(Failure::new(Category::LoadFailed, format!("`{}` cannot be loaded: {why}", want.key))
                     .hinted(self.lms_hint("name it with --lms-path, or let --loader be `auto`"))
                     .cheap())
             }
             // `lms load` knows base keys alone; the REST API takes variants.
-            (Loader::Auto, Ok(lms)) if !want.key.is_variant() => Ok(By::Lms(lms)),
-            (Loader::Auto | Loader::Rest, _) => Ok(By::Rest),
+            (Loader::Auto, Ok(lms)) if !want.key.is_variant() => Ok(LoadMethod::Lms(lms)),
+            (Loader::Auto | Loader::Rest, _) => Ok(LoadMethod::Rest),
         }
     }
 
     /// Finds the model, or downloads it; returns it with what is resident by then.
     pub(super) async fn obtain(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         snapshot: Snapshot,
         lead: &Lead,
     ) -> Result<(Target, Snapshot), Failure> {
@@ -71,7 +71,7 @@ impl Work<'_> {
             return Err(not_downloaded(want, &models));
         }
         self.download(want, lead).await?;
-        let Sight::Seen(snapshot) = self.look().await? else {
+        let Observation::Seen(snapshot) = self.look().await? else {
             return Err(self.unknown("the server went away after the download"));
         };
         let models = self.downloaded(&snapshot).await?;
@@ -102,14 +102,14 @@ impl Work<'_> {
         })
     }
 
-    fn target(&self, want: &Want, found: &Downloaded, models: &[Downloaded]) -> Target {
+    fn target(&self, want: &ModelRequest, found: &Downloaded, models: &[Downloaded]) -> Target {
         // `--local` leaves linked machines out. If nobody told where the model is, it may be
         // on one of those alone, and `lms` would then take what is similar here. Without
         // `--local` the equal key always wins.
         let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&want.key, &it.key));
         let placement = match (self.config.device, found.location) {
             (Device::LocalFirst, Location::Here) => Placement::Local,
-            (Device::LocalFirst, Location::Untold) if !is_risky() => Placement::Local,
+            (Device::LocalFirst, Location::Unreported) if !is_risky() => Placement::Local,
             _ => Placement::Any,
         };
         Target {
@@ -122,7 +122,7 @@ impl Work<'_> {
 
     /// Downloads the key. `lms get` takes a name without a publisher for a search term and
     /// fetches the first hit, so such a name is refused.
-    async fn download(&self, want: &Want, _: &Lead) -> Result<(), Failure> {
+    async fn download(&self, want: &ModelRequest, _: &Lead) -> Result<(), Failure> {
         let key = &want.key;
         let failed =
             |why: &str| Failure::new(Category::DownloadFailed, format!("`{key}` could not be downloaded: {why}"));
@@ -133,12 +133,12 @@ impl Work<'_> {
         }
         let activity = self.call.progress.begin(&format!("downloading `{key}`"), None);
         let done = match self.loader(want)? {
-            By::Lms(lms) => match lms.get(key.as_str(), |percent| activity.percent(percent)).await {
+            LoadMethod::Lms(lms) => match lms.get(key.as_str(), |percent| activity.percent(percent)).await {
                 Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
                 Err(Problem::Failed(why)) => Err(why),
                 Ok(()) => Ok(()),
             },
-            By::Rest => self.download_by_rest(want, |percent| activity.percent(percent)).await?,
+            LoadMethod::Rest => self.download_by_rest(want, |percent| activity.percent(percent)).await?,
         };
         done.map_err(|why| failed(&why).hinted("look the name up on https://lmstudio.ai/models"))?;
         activity.done(&format!("`{key}` is downloaded"));
@@ -146,16 +146,22 @@ impl Work<'_> {
     }
 
     /// The inner error says why the download failed.
-    async fn download_by_rest(&self, want: &Want, on_percent: impl Fn(u8)) -> Result<Result<(), String>, Failure> {
+    async fn download_by_rest(
+        &self,
+        want: &ModelRequest,
+        on_percent: impl Fn(u8),
+    ) -> Result<Result<(), String>, Failure> {
         let body = match want.key.as_str().split_once('@') {
             Some((model, quantization)) => json!({ "model": model, "quantization": quantization }),
             None => json!({ "model": want.key.as_str() }),
         };
         let job = match self.manage("download", &body, "status").await? {
-            Managed::Done(job) => job,
-            Managed::Unauthorized => return Err(self.token_refused()),
-            Managed::Gone | Managed::TimedOut => return Ok(Err("the server does not answer".to_owned())),
-            Managed::Refused(_, why) | Managed::Unclear(why) => return Ok(Err(why)),
+            ManagementReply::Done(job) => job,
+            ManagementReply::Unauthorized => return Err(self.token_refused()),
+            ManagementReply::Gone | ManagementReply::TimedOut => {
+                return Ok(Err("the server does not answer".to_owned()));
+            }
+            ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) => return Ok(Err(why)),
         };
         let Some(id) = job["job_id"].as_str() else { return Ok(Ok(())) };
         // The id goes into a path.
@@ -164,9 +170,9 @@ impl Work<'_> {
         }
         let (mut progress, mut moved, mut heard) = (0, Instant::now(), Instant::now());
         loop {
-            let reply = self.stopper.or(self.server.get(&format!("api/v1/models/download/status/{id}"))).await;
-            match read_managed(&reply.map_err(|stop| self.interrupted(stop))?, "status") {
-                Managed::Done(status) => {
+            let reply = self.shutdown.or(self.server.get(&format!("api/v1/models/download/status/{id}"))).await;
+            match read_management_reply(&reply.map_err(|stop| self.interrupted(stop))?, "status") {
+                ManagementReply::Done(status) => {
                     heard = Instant::now();
                     match status["status"].as_str() {
                         Some("completed") => return Ok(Ok(())),
@@ -182,11 +188,13 @@ impl Work<'_> {
                         (progress, moved) = (done, Instant::now());
                     }
                 }
-                Managed::Unauthorized => return Err(self.token_refused()),
+                ManagementReply::Unauthorized => return Err(self.token_refused()),
                 // The job may well go on while one answer gets lost.
-                Managed::TimedOut | Managed::Unclear(_) if heard.elapsed() < UNHEARD => {}
-                Managed::Gone | Managed::TimedOut => return Ok(Err("the server stopped answering".to_owned())),
-                Managed::Refused(_, why) | Managed::Unclear(why) => return Ok(Err(why)),
+                ManagementReply::TimedOut | ManagementReply::Unclear(_) if heard.elapsed() < UNHEARD => {}
+                ManagementReply::Gone | ManagementReply::TimedOut => {
+                    return Ok(Err("the server stopped answering".to_owned()));
+                }
+                ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) => return Ok(Err(why)),
             }
             if moved.elapsed() > STALLED {
                 return Ok(Err(format!("it stood still for {}", duration(STALLED))));
@@ -196,15 +204,20 @@ impl Work<'_> {
     }
 
     /// Sends a management request, bounded by the load's limit.
-    pub(super) async fn manage(&self, verb: &str, body: &serde_json::Value, wanted: &str) -> Result<Managed, Failure> {
+    pub(super) async fn manage(
+        &self,
+        verb: &str,
+        body: &serde_json::Value,
+        wanted: &str,
+    ) -> Result<ManagementReply, Failure> {
         let path = format!("api/v1/models/{verb}");
-        let reply = self.stopper.or(self.server.post(&path, body, self.config.load_timeout)).await;
-        Ok(read_managed(&reply.map_err(|stop| self.interrupted(stop))?, wanted))
+        let reply = self.shutdown.or(self.server.post(&path, body, self.config.load_timeout)).await;
+        Ok(read_management_reply(&reply.map_err(|stop| self.interrupted(stop))?, wanted))
     }
 }
 
 /// The key is not there, and nothing similar is taken for it.
-pub(super) fn not_downloaded(want: &Want, models: &[Downloaded]) -> Failure {
+pub(super) fn not_downloaded(want: &ModelRequest, models: &[Downloaded]) -> Failure {
     let key = want.key.as_str();
     let hint = if matches!(key, "true" | "false") {
         format!("if this was meant for a flag, write it with `=`, such as --evict-on-pressure={key}")

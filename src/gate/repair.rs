@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::look::Sight;
-use super::{Backoff, Lead, Want, Work};
+use super::look::Observation;
+use super::{Backoff, Lead, ModelRequest, Work};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Drift, Instance, Readiness, Snapshot, drift};
@@ -18,7 +18,7 @@ impl Work<'_> {
     /// Unloads the copies (`KEY:2`) that stand in the way of the bare key, if all are idle.
     pub(super) async fn reconcile_duplicates(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         snapshot: &Snapshot,
         lead: &Lead,
     ) -> Result<(), Failure> {
@@ -63,7 +63,7 @@ impl Work<'_> {
     /// whoever uses it would lose the answer.
     pub(super) async fn unload_for_more_context(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         snapshot: &Snapshot,
         instance: &Instance,
         lead: &Lead,
@@ -114,7 +114,7 @@ impl Work<'_> {
             Err(Problem::Failed(why)) => return Ok(Err(why)),
         };
         let seen = match self.look().await? {
-            Sight::Seen(snapshot) => snapshot.instances,
+            Observation::Seen(snapshot) => snapshot.instances,
             _ => Vec::new(),
         };
         for instance in resident.iter_mut().filter(|it| it.busy == Some(false)) {
@@ -122,7 +122,7 @@ impl Work<'_> {
             instance.busy = match readiness {
                 Some(Readiness::Ready) => Some(false),
                 Some(Readiness::Loading) => Some(true),
-                Some(Readiness::Untold) if instance.last_used.is_some() => Some(false),
+                Some(Readiness::Unreported) if instance.last_used.is_some() => Some(false),
                 _ => None,
             };
         }
@@ -153,7 +153,7 @@ impl Work<'_> {
         let until = Instant::now() + UNLOAD_SETTLES;
         let mut backoff = Backoff::new();
         loop {
-            if let Sight::Seen(snapshot) = self.look().await?
+            if let Observation::Seen(snapshot) = self.look().await?
                 && !snapshot.instances.iter().any(|it| it.identifier == identifier)
             {
                 return Ok(true);

@@ -2,7 +2,7 @@
 //! first, each looked at again just before it goes.
 
 use super::obtain::Target;
-use super::{Lead, Want, Work};
+use super::{Lead, ModelRequest, Work};
 use crate::pure::config::EvictionPolicy;
 use crate::pure::eviction::{Demand, Plan, next_victim, plan};
 use crate::pure::load::estimate_args;
@@ -33,7 +33,7 @@ impl Work<'_> {
     /// Frees memory until the load is expected to fit, or nothing more may be unloaded.
     pub(super) async fn make_room(
         &self,
-        want: &Want,
+        want: &ModelRequest,
         target: &Target,
         lead: &Lead,
         done: &mut Evictions,

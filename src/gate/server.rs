@@ -105,7 +105,7 @@ impl Work<'_> {
         }
         let other = Server::new(BaseUrl::loopback(last), None, self.config.probe_timeout);
         let Ok(other) = other else { return Ok(()) };
-        let reply = self.stopper.or(other.get("lmstudio-greeting")).await;
+        let reply = self.shutdown.or(other.get("lmstudio-greeting")).await;
         match reply.map_err(|stop| self.interrupted(stop))? {
             Reply::Answer(answer) if is_greeting(&answer.body) => {}
             // Nothing is there, or another program.
@@ -151,7 +151,7 @@ impl Work<'_> {
     }
 
     async fn answers(&self) -> Result<bool, Failure> {
-        let reply = self.stopper.or(self.server.get("lmstudio-greeting")).await;
+        let reply = self.shutdown.or(self.server.get("lmstudio-greeting")).await;
         let reply = reply.map_err(|stop| self.interrupted(stop))?;
         Ok(matches!(reply, Reply::Answer(_)))
     }
@@ -165,7 +165,7 @@ impl Work<'_> {
             let open = "/usr/bin/open".as_ref();
             let secrets = std::slice::from_ref(&self.config.api_token_env);
             let run = crate::sys::process::run;
-            if run(open, &args, secrets, remaining, &self.stopper, None, |_| {}).await.succeeded() {
+            if run(open, &args, secrets, remaining, &self.shutdown, None, |_| {}).await.succeeded() {
                 return Ok(());
             }
         }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::look::Sight;
-use super::{Backoff, Want, Work};
+use super::look::Observation;
+use super::{Backoff, ModelRequest, Work};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::Action;
 use crate::pure::residency::{Readiness, Residency};
@@ -17,7 +17,7 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 impl Work<'_> {
     /// Waits until there is no leader, or until the model is ready without one, and returns
     /// what is to be seen then.
-    pub(super) async fn wait_for_leader(&self, want: &Want, deadline: Instant) -> Result<Sight, Failure> {
+    pub(super) async fn wait_for_leader(&self, want: &ModelRequest, deadline: Instant) -> Result<Observation, Failure> {
         let Some(store) = &self.store else { return self.look().await };
         let whom = words(store.lock.leader().as_ref());
         let activity = self.call.progress.begin(&format!("waiting for {whom}"), None);
@@ -38,14 +38,14 @@ impl Work<'_> {
             if now >= next_look {
                 let sight = self.look().await?;
                 // A look that shows nothing definite is no reason to stop waiting.
-                if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+                if matches!(self.evaluate(want, &sight, Action::Waited), Ok(Some(_))) {
                     break sight;
                 }
                 next_look = Instant::now() + LOOK_INTERVAL;
             }
             self.sleep(poll_interval().min(deadline.saturating_duration_since(now))).await?;
         };
-        if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+        if matches!(self.evaluate(want, &sight, Action::Waited), Ok(Some(_))) {
             activity.done(&format!("`{}` is ready", want.key));
         }
         Ok(sight)
@@ -64,12 +64,16 @@ impl Work<'_> {
 
     /// Waits for a load that somebody began; returns what is to be seen then, and whether
     /// there was anything to wait for.
-    pub(super) async fn wait_for_load_under_way(&self, want: &Want, sight: Sight) -> Result<(Sight, bool), Failure> {
-        let is_loading = |sight: &Sight| match sight {
-            Sight::Seen(snapshot) => match snapshot.residency(&want.key) {
+    pub(super) async fn wait_for_load_under_way(
+        &self,
+        want: &ModelRequest,
+        sight: Observation,
+    ) -> Result<(Observation, bool), Failure> {
+        let is_loading = |sight: &Observation| match sight {
+            Observation::Seen(snapshot) => match snapshot.residency(&want.key) {
                 Residency::Loading(_) => true,
                 // The leader that ordered it may be gone.
-                Residency::Addressable(it) => it.readiness == Readiness::Untold && self.has_own_load(want),
+                Residency::Addressable(it) => it.readiness == Readiness::Unreported && self.has_own_load(want),
                 _ => false,
             },
             _ => false,
@@ -89,19 +93,19 @@ impl Work<'_> {
             self.sleep(backoff.next()).await?;
             sight = self.look().await?;
         }
-        if matches!(self.settle(want, &sight, Action::Waited), Ok(Some(_))) {
+        if matches!(self.evaluate(want, &sight, Action::Waited), Ok(Some(_))) {
             activity.done(&format!("`{}` is ready", want.key));
         }
         Ok((sight, true))
     }
 
-    pub(super) fn load_timeout(&self, want: &Want, what: &str) -> Failure {
+    pub(super) fn load_timeout(&self, want: &ModelRequest, what: &str) -> Failure {
         let limit = duration(self.config.load_timeout);
         Failure::new(Category::LoadTimeout, format!("`{}` {what} after loadTimeoutMs ({limit})", want.key))
             .hinted("raise --load-timeout-ms if the model is just slow; LM Studio's log tells why it hangs")
     }
 
-    pub(super) fn usual_load(&self, want: &Want) -> Option<Duration> {
+    pub(super) fn usual_load(&self, want: &ModelRequest) -> Option<Duration> {
         self.store.as_ref()?.facts().usual_load(want.key.as_str())
     }
 }

@@ -92,7 +92,7 @@ mod tests {
         Instance {
             identifier: name.to_owned(),
             model_key: Some(name.to_owned()),
-            readiness: Readiness::Untold,
+            readiness: Readiness::Unreported,
             context_length: None,
             max_context_length: None,
             parallel: None,

@@ -28,7 +28,7 @@ pub enum Readiness {
     /// The source says it is loading.
     Loading,
     /// The source lists an instance from the start of its load and cannot tell the two apart.
-    Untold,
+    Unreported,
     /// Two sources disagree: it came or went between them.
     Contradicted,
 }
@@ -81,7 +81,7 @@ pub enum Location {
     /// On a machine linked with LM Link.
     Linked,
     /// The source does not tell.
-    Untold,
+    Unreported,
 }
 
 /// What one look at the server showed.
@@ -116,13 +116,13 @@ impl Snapshot {
         // LM Link may show one identifier on two machines; prefer the copy that is ready.
         let bare =
             self.instances.iter().filter(|it| it.identifier == key.as_str()).min_by_key(|it| match it.readiness {
-                Readiness::Ready | Readiness::Untold => (0, it.device.is_some()),
+                Readiness::Ready | Readiness::Unreported => (0, it.device.is_some()),
                 Readiness::Loading => (1, false),
                 Readiness::Contradicted => (2, false),
             });
         if let Some(instance) = bare {
             return match instance.readiness {
-                Readiness::Ready | Readiness::Untold => Residency::Addressable(instance),
+                Readiness::Ready | Readiness::Unreported => Residency::Addressable(instance),
                 Readiness::Loading => Residency::Loading(instance),
                 Readiness::Contradicted => Residency::Unknown,
             };
@@ -224,15 +224,15 @@ mod tests {
 
     #[test]
     fn only_the_bare_key_that_is_ready_is_addressable() {
-        use Readiness::{Contradicted, Loading, Ready, Untold};
+        use Readiness::{Contradicted, Loading, Ready, Unreported};
         for (instances, wanted) in [
             (vec![], "absent"),
             (vec![("a", Ready)], "addressable a"),
-            (vec![("a", Untold)], "addressable a"),
+            (vec![("a", Unreported)], "addressable a"),
             (vec![("a", Loading)], "loading a"),
             (vec![("a", Contradicted)], "unknown"),
             (vec![("a:2", Ready)], "1 copies"),
-            (vec![("a:2", Ready), ("a:3", Untold)], "2 copies"),
+            (vec![("a:2", Ready), ("a:3", Unreported)], "2 copies"),
             (vec![("a:2", Loading)], "loading a:2"),
             (vec![("a:2", Contradicted)], "unknown"),
             (vec![("a:2", Ready), ("a", Ready)], "addressable a"),
@@ -273,12 +273,12 @@ mod tests {
         fn addressable_means_an_instance_of_exactly_that_name(
             names in proptest::collection::vec(("[ab](:[0-9b])?", 0..4u8), 0..5)
         ) {
-            let states = [Readiness::Ready, Readiness::Loading, Readiness::Untold, Readiness::Contradicted];
+            let states = [Readiness::Ready, Readiness::Loading, Readiness::Unreported, Readiness::Contradicted];
             let found = snapshot(names.iter().map(|(name, state)| instance(name, states[usize::from(*state)])).collect());
             let key = ModelKey::parse("a").unwrap();
             if let Residency::Addressable(it) = found.residency(&key) {
                 prop_assert_eq!(it.identifier.as_str(), "a");
-                prop_assert!(matches!(it.readiness, Readiness::Ready | Readiness::Untold));
+                prop_assert!(matches!(it.readiness, Readiness::Ready | Readiness::Unreported));
             }
         }
     }

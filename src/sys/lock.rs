@@ -96,7 +96,7 @@ impl LockFile {
     ///
     /// # Errors
     /// As for [`Self::try_lead`].
-    pub fn lend(&self) -> io::Result<Option<File>> {
+    pub fn lock_for_child(&self) -> io::Result<Option<File>> {
         let file = self.open()?;
         match fs2::FileExt::try_lock_exclusive(&file) {
             Ok(()) => {
@@ -109,7 +109,7 @@ impl LockFile {
     }
 
     /// Whether a child has had it for less than `max_age`.
-    pub fn is_lent(&self, max_age: Duration) -> bool {
+    pub fn is_held_by_child(&self, max_age: Duration) -> bool {
         let is_young = |file: File| {
             let age = file.metadata().and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
             age.is_some_and(|age| age < max_age)
@@ -257,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lock = LockFile::new(folder.path().join("lock"));
         assert!(lock.is_free().unwrap());
-        assert!(!lock.is_lent(Duration::MAX));
+        assert!(!lock.is_held_by_child(Duration::MAX));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 
@@ -266,15 +266,15 @@ mod tests {
     fn a_lock_that_a_child_has_outlives_whoever_lent_it() {
         let folder = tempfile::tempdir().unwrap();
         let lock = LockFile::new(folder.path().join("lock"));
-        let lent = lock.lend().unwrap().unwrap();
+        let lent = lock.lock_for_child().unwrap().unwrap();
         let mut child = std::process::Command::new("/bin/sleep").arg("60").stdin(lent).spawn().unwrap();
-        assert!(lock.lend().unwrap().is_none());
-        assert!(lock.is_lent(Duration::from_secs(60)));
-        assert!(!lock.is_lent(Duration::ZERO), "too old to be believed");
+        assert!(lock.lock_for_child().unwrap().is_none());
+        assert!(lock.is_held_by_child(Duration::from_secs(60)));
+        assert!(!lock.is_held_by_child(Duration::ZERO), "too old to be believed");
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!lock.is_lent(Duration::from_secs(60)));
-        assert!(lock.lend().unwrap().is_some());
+        assert!(!lock.is_held_by_child(Duration::from_secs(60)));
+        assert!(lock.lock_for_child().unwrap().is_some());
     }
 
     #[cfg(unix)]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::pure::opencode::front_matter;
 use crate::pure::opencode::schema as opencode_schema;
-use crate::pure::opencode::{self, Lines, Source, Surroundings, Trust, project_folders};
+use crate::pure::opencode::{self, ConfigSource, Lines, Substitutions, Trust, project_folders};
 use crate::sys::{files, paths};
 
 /// Most that is read of a file, in MiB; and of the list of all models, which is large.
@@ -36,7 +36,7 @@ pub enum Extent {
 ///
 /// # Errors
 /// A sentence with file, line and column for a text that opencode would refuse as well.
-pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<Source>, String> {
+pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>, String> {
     let mut sources = Vec::new();
     let read = |path: &Path, trust| read(path, trust, token_variable);
     let global = paths::opencode_config();
@@ -94,7 +94,7 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<Source>, Stri
 }
 
 /// The agents, modes and commands of one folder, in opencode's order.
-fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<Source>) -> Result<(), String> {
+fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<ConfigSource>) -> Result<(), String> {
     for (kind, names, deepest) in [
         ("command", ["command", "commands"], DEEPEST),
         ("agent", ["agent", "agents"], DEEPEST),
@@ -137,7 +137,7 @@ fn find_markdown(root: &Path, deepest: usize) -> Vec<PathBuf> {
 }
 
 /// One agent or command in Markdown as a source of its own.
-fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Option<Source>, String> {
+fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Option<ConfigSource>, String> {
     // opencode passes over a file that it cannot read or whose head is no YAML.
     let Ok(text) = read_text(file) else { return Ok(None) };
     let shown = file.display().to_string();
@@ -161,7 +161,7 @@ fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Optio
     let member = if kind == "command" { "command" } else { "agent" };
     let named = Json::Object(Map::from_iter([(name, agent)]));
     let value = Json::Object(Map::from_iter([(member.to_owned(), named)]));
-    Ok(Some(Source { name: shown, trust, value, literal: None, lines: Lines::At(head.line) }))
+    Ok(Some(ConfigSource { name: shown, trust, value, literal: None, lines: Lines::At(head.line) }))
 }
 
 /// The key that opencode was given for a provider by `opencode auth login`, and where it is.
@@ -235,7 +235,7 @@ fn is_repository(path: &Path) -> bool {
     (path.join("HEAD").exists() && path.join("objects").is_dir() && path.join("refs").is_dir()) || pointer()
 }
 
-fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<Source>, String> {
+fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<ConfigSource>, String> {
     let name = path.display().to_string();
     let text = match read_text(path) {
         Ok(text) => text,
@@ -263,7 +263,7 @@ struct Around<'a> {
     token_variable: &'a str,
 }
 
-impl Surroundings for Around<'_> {
+impl Substitutions for Around<'_> {
     fn variable(&self, name: &str) -> String {
         std::env::var(name).unwrap_or_default()
     }

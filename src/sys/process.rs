@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::shutdown::{Shutdown, Stop};
 
 /// How long a child that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ pub async fn run(
     args: &[String],
     secrets: &[String],
     limit: Duration,
-    stopper: &Stopper,
+    shutdown: &Shutdown,
     lent: Option<File>,
     mut on_output: impl FnMut(&[u8]),
 ) -> Finished {
@@ -95,12 +95,12 @@ pub async fn run(
                 }
                 timer.as_mut().reset(Instant::now() + GRACE);
             }
-            stop = stopper.stopped(), if ending.is_none() => {
+            stop = shutdown.stopped(), if ending.is_none() => {
                 ending = Some(Exit::Stopped(stop));
                 ask_to_stop(&mut child.0);
                 timer.as_mut().reset(Instant::now() + GRACE);
             }
-            () = stopper.insisted(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
+            () = shutdown.forced(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
         }
     };
     // One deadline for all of it: whoever holds the pipe may go on writing for ever.
@@ -217,9 +217,9 @@ mod tests {
 
     async fn shell(script: &str, limit: Duration) -> (Finished, Duration) {
         let started = Instant::now();
-        let stopper = Stopper::listen(None);
+        let shutdown = Shutdown::listen(None);
         let args = ["-c".to_owned(), script.to_owned()];
-        let finished = run(Path::new("/bin/sh"), &args, &[], limit, &stopper, None, |_| {}).await;
+        let finished = run(Path::new("/bin/sh"), &args, &[], limit, &shutdown, None, |_| {}).await;
         (finished, started.elapsed())
     }
 
@@ -264,8 +264,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_is_no_panic() {
-        let stopper = Stopper::listen(None);
-        let finished = run(Path::new("/nowhere/lms"), &[], &[], Duration::from_secs(1), &stopper, None, |_| {}).await;
+        let shutdown = Shutdown::listen(None);
+        let finished = run(Path::new("/nowhere/lms"), &[], &[], Duration::from_secs(1), &shutdown, None, |_| {}).await;
         assert!(matches!(finished.exit, Exit::NotStarted(_)));
     }
 }

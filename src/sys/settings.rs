@@ -7,7 +7,7 @@ use crate::pure::base_url::BaseUrl;
 use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, complaint};
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
 use crate::pure::opencode::{
-    Source, Subject, Trust, api_key, base_url, key_variable, literal_base_url, user_names_host,
+    ConfigSource, Subject, Trust, api_key, base_url, key_variable, literal_base_url, user_names_host,
 };
 use crate::pure::text::similar;
 
@@ -121,7 +121,7 @@ pub struct Address {
 ///
 /// # Errors
 /// A sentence for exit code 78: the address in opencode's configuration is none.
-pub fn address(config: &Config, sources: &[Source], subject: Subject<'_>) -> Result<Address, String> {
+pub fn address(config: &Config, sources: &[ConfigSource], subject: Subject<'_>) -> Result<Address, String> {
     let own = |base, origin| Address { base, origin, may_send_token: true };
     if let Some((base, origin)) = &config.base_url {
         return Ok(own(base.clone(), origin.to_string()));
@@ -180,7 +180,7 @@ pub struct Credential {
 /// A sentence for exit code 78: what was found cannot be a token. It is not shown.
 pub fn token(
     config: &Config,
-    sources: &[Source],
+    sources: &[ConfigSource],
     provider: Option<&str>,
     address: &Address,
 ) -> Result<Credential, String> {

@@ -18,19 +18,19 @@ pub enum Stop {
 
 /// Tells every wait of the call when it must end.
 #[derive(Debug, Clone)]
-pub struct Stopper {
+pub struct Shutdown {
     stop: watch::Receiver<Option<Stop>>,
-    insisted: watch::Receiver<bool>,
+    forced: watch::Receiver<bool>,
 }
 
-impl Stopper {
+impl Shutdown {
     /// Takes over the signals from here on; `remaining` is what is left of `--timeout`.
     ///
     /// Before this is called a signal ends the process at once, which is right for a warm
     /// call: it has nothing to clean up.
     pub fn listen(remaining: Option<Duration>) -> Self {
         let (sender, stop) = watch::channel(None);
-        let (insist, insisted) = watch::channel(false);
+        let (force, forced) = watch::channel(false);
         let mut signals = Signals::listen();
         tokio::spawn(async move {
             let deadline = async {
@@ -46,11 +46,11 @@ impl Stopper {
             // Nobody listens any more when the call has ended; then nothing is lost.
             let _ = sender.send(Some(stop));
             signals.next().await;
-            let _ = insist.send(true);
+            let _ = force.send(true);
             // The senders must live on, or the waits would see a closed channel.
             std::future::pending::<()>().await;
         });
-        Self { stop, insisted }
+        Self { stop, forced }
     }
 
     /// Whether the call must end.
@@ -68,8 +68,8 @@ impl Stopper {
     }
 
     /// Waits until somebody asks again for what was asked before: the time for manners is over.
-    pub async fn insisted(&self) {
-        if self.insisted.clone().wait_for(|insisted| *insisted).await.is_err() {
+    pub async fn forced(&self) {
+        if self.forced.clone().wait_for(|forced| *forced).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// What is remembered.
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> History {
         read(&self.facts)
     }
 
@@ -81,7 +81,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn change(&self, _: &Leadership, change: impl FnOnce(&mut Facts)) -> io::Result<()> {
+    pub fn change(&self, _: &Leadership, change: impl FnOnce(&mut History)) -> io::Result<()> {
         let mut facts = self.facts();
         change(&mut facts);
         write(&self.facts, &facts)
@@ -150,7 +150,7 @@ impl Verdicts {
 /// What is remembered of one server.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Facts {
+pub struct History {
     failures: BTreeMap<String, PastFailure>,
     load_times_ms: BTreeMap<String, Vec<u64>>,
     granted: BTreeMap<String, Granted>,
@@ -176,7 +176,7 @@ struct Granted {
     has: u64,
 }
 
-impl Facts {
+impl History {
     /// Reads a file of facts.
     ///
     /// # Errors
@@ -360,7 +360,7 @@ mod tests {
         };
         store.remember_verdict("a", verdict, Duration::from_secs(60)).unwrap();
         assert!(store.verdict("a", Duration::from_secs(60)).is_some());
-        assert!(store.load_lock(&"Long/Key ".repeat(200)).lend().unwrap().is_some());
+        assert!(store.load_lock(&"Long/Key ".repeat(200)).lock_for_child().unwrap().is_some());
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn the_usual_load_is_the_median_of_the_last_five() {
-        let mut facts = Facts::default();
+        let mut facts = History::default();
         assert_eq!(facts.usual_load("a"), None);
         for seconds in [900, 10, 20, 30, 40, 50] {
             facts.remember_load("a", Duration::from_secs(seconds));

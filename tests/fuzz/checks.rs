@@ -15,17 +15,19 @@ use lmswarm::pure::config::{Config, Dialect, parse_file};
 use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
 };
-use lmswarm::pure::lmstudio::rest::{Answer, Managed, Reading, Reply, is_greeting, read_lists, read_managed};
+use lmswarm::pure::lmstudio::rest::{
+    Answer, ManagementReply, Reading, Reply, is_greeting, read_lists, read_management_reply,
+};
 use lmswarm::pure::load::{LoadOptions, Placement, load_args, matches_fuzzily};
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
 use lmswarm::pure::opencode::roles::{Role, Roles};
 use lmswarm::pure::opencode::schema::check_agent;
-use lmswarm::pure::opencode::{self, Source, Subject, Surroundings, Trust};
+use lmswarm::pure::opencode::{self, ConfigSource, Subject, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
 use lmswarm::sys::lock::Leader;
-use lmswarm::sys::state::{Facts, Verdicts, now_ms};
+use lmswarm::sys::state::{History, Verdicts, now_ms};
 use serde_json::{Value as Json, json};
 
 /// A check and its name, which is that of its fuzz target and of its folder of seeds.
@@ -119,16 +121,16 @@ pub fn rest(bytes: &[u8]) {
     for status in [200, 401, 404, 500] {
         read_pair(status, first, second);
         let reply = answer(status, first);
-        match read_managed(&reply, "instance_id") {
-            Managed::Done(json) => {
+        match read_management_reply(&reply, "instance_id") {
+            ManagementReply::Done(json) => {
                 assert!(status < 300 && json.is_object() && json.get("instance_id").is_some());
             }
-            Managed::Refused(told, why) => {
+            ManagementReply::Refused(told, why) => {
                 assert_eq!(told, status);
                 assert_message(&why);
             }
-            Managed::Unclear(why) => assert_message(&why),
-            Managed::Unauthorized => assert_eq!(status, 401),
+            ManagementReply::Unclear(why) => assert_message(&why),
+            ManagementReply::Unauthorized => assert_eq!(status, 401),
             other => panic!("{other:?}"),
         }
     }
@@ -173,7 +175,7 @@ fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
         assert_eq!(snapshot.instances.is_empty(), names.is_empty(), "{names:?}");
         if let Some(downloaded) = &snapshot.downloaded {
             assert_eq!(Some(downloaded.len()), models.map(Vec::len));
-            assert!(downloaded.iter().all(|it| it.location == Location::Untold));
+            assert!(downloaded.iter().all(|it| it.location == Location::Unreported));
         }
     }
     let names: Vec<&str> = snapshot.instances.iter().map(|it| it.identifier.as_str()).take(20).collect();
@@ -181,7 +183,7 @@ fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
         let Ok(key) = ModelKey::parse(name) else { continue };
         if let Residency::Addressable(it) = snapshot.residency(&key) {
             assert_eq!(it.identifier, *name);
-            assert!(matches!(it.readiness, Readiness::Ready | Readiness::Untold));
+            assert!(matches!(it.readiness, Readiness::Ready | Readiness::Unreported));
         }
         assert!(similar(name, names.iter().copied()).iter().all(|it| names.contains(&it.as_str())));
     }
@@ -253,9 +255,9 @@ fn has_type(kind: Kind, value: &Json) -> bool {
     let is_whole = |least, most| value.as_u64().is_some_and(|it| (least..=most).contains(&it));
     match kind {
         Kind::Text | Kind::VariableName | Kind::Path | Kind::Url => value.as_str().is_some_and(|it| !it.is_empty()),
-        Kind::Switch => value.is_boolean(),
-        Kind::Whole(least, most) => is_whole(least, most),
-        Kind::AutoOrWhole(least, most) => value == "auto" || is_whole(least, most),
+        Kind::Boolean => value.is_boolean(),
+        Kind::Integer(least, most) => is_whole(least, most),
+        Kind::AutoOrInteger(least, most) => value == "auto" || is_whole(least, most),
         Kind::Choice(words) => value.as_str().is_some_and(|it| words.contains(&it)),
         Kind::List => value.as_array().is_some_and(|items| items.iter().all(Json::is_string)),
         Kind::Gpu => value.is_string() || value.as_f64().is_some_and(|it| (0.0..=1.0).contains(&it)),
@@ -268,8 +270,8 @@ fn printed_value(value: &Value) -> Json {
         Value::Text(text) => text.as_str().into(),
         Value::Path(path) => path.to_str().expect("it was UTF-8").into(),
         Value::Url(url) => url.to_string().into(),
-        Value::Switch(on) => (*on).into(),
-        Value::Whole(number) => (*number).into(),
+        Value::Boolean(on) => (*on).into(),
+        Value::Integer(number) => (*number).into(),
         Value::Auto => "auto".into(),
         Value::List(items) => items.as_slice().into(),
         Value::Gpu(gpu) => gpu.to_string().into(),
@@ -313,7 +315,7 @@ pub fn opencode(bytes: &[u8]) {
     assert_eq!(model_of(&[source, nothing]), before);
 }
 
-fn ask(sources: &[Source]) {
+fn ask(sources: &[ConfigSource]) {
     let gated = ["lmstudio".to_owned(), "p".to_owned()];
     let subject = Subject { providers: &gated, model: Some("m"), is_built_in: false };
     if let Some(found) = opencode::base_url(sources, subject) {
@@ -337,7 +339,7 @@ fn ask(sources: &[Source]) {
     }
 }
 
-fn model_of(sources: &[Source]) -> Option<Json> {
+fn model_of(sources: &[ConfigSource]) -> Option<Json> {
     opencode::find(sources, &["model"]).map(|(value, _)| value.clone())
 }
 
@@ -363,7 +365,7 @@ const TOKEN: &str = "S3CRET";
 
 struct Around;
 
-impl Surroundings for Around {
+impl Substitutions for Around {
     fn variable(&self, name: &str) -> String {
         // What is in the others may hold quotes, braces and further references.
         if name == "T" { TOKEN.to_owned() } else { name.to_lowercase().chars().rev().collect() }
@@ -397,12 +399,12 @@ pub fn model(bytes: &[u8]) {
         }
         Err(why) => assert_message(&why.to_string()),
     }
-    let _ = lmswarm::pure::opencode::roles::asks(&[text.clone().into_owned()], &[]);
+    let _ = lmswarm::pure::opencode::roles::parse_arguments(&[text.clone().into_owned()], &[]);
     for spec in OPTIONS {
         if let Ok(value) = spec.kind.read(&text, Some(Path::new("/home/me"))) {
             assert!(!text.is_empty(), "{}", spec.key);
-            let numbers = |value: &Value| if let Value::Whole(number) = value { *number } else { 0 };
-            if let Kind::Whole(least, most) = spec.kind {
+            let numbers = |value: &Value| if let Value::Integer(number) = value { *number } else { 0 };
+            if let Kind::Integer(least, most) = spec.kind {
                 assert!((least..=most).contains(&numbers(&value)));
             }
         }
@@ -454,10 +456,10 @@ pub fn state(bytes: &[u8]) {
         let again = Leader::parse(&serde_json::to_vec(&leader).expect("words")).expect("the same words");
         assert_eq!((again.pid, again.model, again.since_ms), (leader.pid, leader.model, leader.since_ms));
     }
-    if let Ok(facts) = Facts::parse(bytes) {
+    if let Ok(facts) = History::parse(bytes) {
         assert!(is_object(&json));
         let again = serde_json::to_vec(&facts).expect("facts");
-        let facts = Facts::parse(&again).expect("the same facts");
+        let facts = History::parse(&again).expect("the same facts");
         assert_eq!(serde_json::to_vec(&facts).expect("facts"), again);
         let hour = Duration::from_secs(3600);
         for model in [None, Some("a")] {

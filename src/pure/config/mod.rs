@@ -103,12 +103,12 @@ impl Config {
     /// Builds the configuration from the merged layers; what they lack gets its default.
     pub fn from_layer(layer: &Layer) -> Self {
         let whole = |key, default| match layer.get(key) {
-            Some((Value::Whole(number), _)) => *number,
+            Some((Value::Integer(number), _)) => *number,
             _ => default,
         };
         let time = |key, default| Duration::from_millis(whole(key, default));
         let switch = |key, default| match layer.get(key) {
-            Some((Value::Switch(on), _)) => *on,
+            Some((Value::Boolean(on), _)) => *on,
             _ => default,
         };
         let word = |key| match layer.get(key) {
@@ -168,7 +168,7 @@ impl Config {
             lock_wait_timeout: time("lockWaitTimeoutMs", 1_200_000),
             retry_cooldown: time("retryCooldownMs", 60_000),
             verify_cache: match layer.get("verifyCacheMs") {
-                Some((Value::Whole(ms), _)) => Some(Duration::from_millis(*ms)),
+                Some((Value::Integer(ms), _)) => Some(Duration::from_millis(*ms)),
                 _ => None,
             },
             state_dir: path("stateDir"),
@@ -229,9 +229,9 @@ impl LoadLayers {
 
 fn put_load_option(options: &mut LoadOptions, key: &str, value: &Value) {
     match (key, value) {
-        ("ttlSeconds", Value::Whole(number)) => options.ttl_seconds = Some(*number),
-        ("parallel", Value::Whole(number)) => options.parallel = Some(*number),
-        ("contextLength", Value::Whole(number)) => options.context_length = Some(*number),
+        ("ttlSeconds", Value::Integer(number)) => options.ttl_seconds = Some(*number),
+        ("parallel", Value::Integer(number)) => options.parallel = Some(*number),
+        ("contextLength", Value::Integer(number)) => options.context_length = Some(*number),
         ("gpu", Value::Gpu(gpu)) => options.gpu = Some(gpu.clone()),
         _ => {}
     }
@@ -344,14 +344,14 @@ impl FileReader<'_> {
     fn value(&self, key: &str, kind: Kind, json: &Json<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
         let wrong = || self.wrong(key, json, &format!("must be {}", kind.allowed()));
         match (kind, json) {
-            (Kind::Switch, Json::BooleanLit(literal)) => Ok(Value::Switch(literal.value)),
-            (Kind::Whole(..) | Kind::AutoOrWhole(..), Json::NumberLit(number)) => {
+            (Kind::Boolean, Json::BooleanLit(literal)) => Ok(Value::Boolean(literal.value)),
+            (Kind::Integer(..) | Kind::AutoOrInteger(..), Json::NumberLit(number)) => {
                 kind.read(number.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
             (Kind::Gpu, Json::NumberLit(number)) => Gpu::parse(number.value).map(Value::Gpu).ok_or_else(wrong),
             // The same four in the table of `lms`: a share may be written as a text, too.
             (Kind::Gpu, Json::StringLit(text)) => Gpu::parse(&text.value).map(Value::Gpu).ok_or_else(wrong),
-            (Kind::AutoOrWhole(..), Json::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
+            (Kind::AutoOrInteger(..), Json::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
             (Kind::Text | Kind::VariableName | Kind::Url | Kind::Choice(_), Json::StringLit(text)) => {
                 kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
@@ -501,7 +501,7 @@ mod tests {
             read("{\"ttlSeconds\": 1, \"parallel\": 1, \"perModel\": {\"a\": {\"ttlSeconds\": 2, \"parallel\": 2}}}")
                 .unwrap();
         let mut flags = Layer::default();
-        flags.put("ttlSeconds", Value::Whole(0), Origin::Flag("ttl-seconds"));
+        flags.put("ttlSeconds", Value::Integer(0), Origin::Flag("ttl-seconds"));
         let config = Config::from_layer(&file.layer.under(flags));
         let a = config.load_options(&ModelKey::parse("a").unwrap());
         let b = config.load_options(&ModelKey::parse("b").unwrap());

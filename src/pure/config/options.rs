@@ -23,11 +23,11 @@ pub enum Kind {
     /// See [`BaseUrl::parse`].
     Url,
     /// `true` or `false`.
-    Switch,
+    Boolean,
     /// A whole number between the two, both included.
-    Whole(u64, u64),
+    Integer(u64, u64),
     /// The same, or `auto`.
-    AutoOrWhole(u64, u64),
+    AutoOrInteger(u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of texts.
@@ -98,19 +98,19 @@ pub const OPTIONS: &[Spec] = &[
     Spec {
         key: "contextLength",
         flag: "context-length",
-        kind: Kind::Whole(0, MAX_COUNT),
+        kind: Kind::Integer(0, MAX_COUNT),
         help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio [default: 0]",
     },
     Spec {
         key: "ttlSeconds",
         flag: "ttl-seconds",
-        kind: Kind::Whole(0, MAX_COUNT),
+        kind: Kind::Integer(0, MAX_COUNT),
         help: "Let LM Studio unload the model after this many idle seconds; 0 means never [default: 0]",
     },
     Spec {
         key: "parallel",
         flag: "parallel",
-        kind: Kind::Whole(0, 1024),
+        kind: Kind::Integer(0, 1024),
         help: "Requests the model serves at once; 0 leaves it to LM Studio [default: 0]",
     },
     Spec {
@@ -140,13 +140,13 @@ pub const OPTIONS: &[Spec] = &[
     Spec {
         key: "reconcileDuplicates",
         flag: "reconcile-duplicates",
-        kind: Kind::Switch,
+        kind: Kind::Boolean,
         help: "Unload idle `KEY:2` copies when KEY itself is not resident [default: true]",
     },
     Spec {
         key: "autoDownload",
         flag: "auto-download",
-        kind: Kind::Switch,
+        kind: Kind::Boolean,
         help: "Download a model that is not there; --download is the same [default: false]",
     },
     Spec {
@@ -170,25 +170,25 @@ pub const OPTIONS: &[Spec] = &[
     Spec {
         key: "launchAppFallback",
         flag: "launch-app-fallback",
-        kind: Kind::Switch,
+        kind: Kind::Boolean,
         help: "Wake LM Studio when its server cannot be started otherwise [default: true]",
     },
     Spec {
         key: "evictOnPressure",
         flag: "evict-on-pressure",
-        kind: Kind::Switch,
+        kind: Kind::Boolean,
         help: "Unload idle models, least recently used first, when memory is short [default: false]",
     },
     Spec {
         key: "ramBudgetMB",
         flag: "ram-budget-mb",
-        kind: Kind::Whole(0, MAX_COUNT),
+        kind: Kind::Integer(0, MAX_COUNT),
         help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory [default: 0]",
     },
     Spec {
         key: "evictHeadroomMB",
         flag: "evict-headroom-mb",
-        kind: Kind::Whole(0, MAX_COUNT),
+        kind: Kind::Integer(0, MAX_COUNT),
         help: "Added to the size on disk where LM Studio gives no estimate, in MiB [default: 4096]",
     },
     Spec {
@@ -200,43 +200,43 @@ pub const OPTIONS: &[Spec] = &[
     Spec {
         key: "evictMaxVictims",
         flag: "evict-max-victims",
-        kind: Kind::Whole(0, 1024),
+        kind: Kind::Integer(0, 1024),
         help: "Most models unloaded for one load; 0 means no limit [default: 8]",
     },
     Spec {
         key: "probeTimeoutMs",
         flag: "probe-timeout-ms",
-        kind: Kind::Whole(1, MAX_MS),
+        kind: Kind::Integer(1, MAX_MS),
         help: "Longest wait for an answer to one probe [default: 2500]",
     },
     Spec {
         key: "loadTimeoutMs",
         flag: "load-timeout-ms",
-        kind: Kind::Whole(1, MAX_MS),
+        kind: Kind::Integer(1, MAX_MS),
         help: "Longest wait for one load [default: 900000]",
     },
     Spec {
         key: "serverStartTimeoutMs",
         flag: "server-start-timeout-ms",
-        kind: Kind::Whole(1, MAX_MS),
+        kind: Kind::Integer(1, MAX_MS),
         help: "Longest wait for the server to start [default: 90000]",
     },
     Spec {
         key: "lockWaitTimeoutMs",
         flag: "lock-wait-timeout-ms",
-        kind: Kind::Whole(0, MAX_MS),
+        kind: Kind::Integer(0, MAX_MS),
         help: "Longest wait for another lmswarm that is loading [default: 1200000]",
     },
     Spec {
         key: "retryCooldownMs",
         flag: "retry-cooldown-ms",
-        kind: Kind::Whole(0, MAX_MS),
+        kind: Kind::Integer(0, MAX_MS),
         help: "How long a failed load, download or server start is not tried again [default: 60000]",
     },
     Spec {
         key: "verifyCacheMs",
         flag: "verify-cache-ms",
-        kind: Kind::AutoOrWhole(0, MAX_MS),
+        kind: Kind::AutoOrInteger(0, MAX_MS),
         help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST [default: auto]",
     },
     Spec {
@@ -276,8 +276,8 @@ pub enum Value {
     Text(String),
     Path(PathBuf),
     Url(BaseUrl),
-    Switch(bool),
-    Whole(u64),
+    Boolean(bool),
+    Integer(u64),
     Auto,
     List(Vec<String>),
     Gpu(Gpu),
@@ -320,9 +320,9 @@ impl Kind {
             Self::VariableName => "the name of an environment variable (letters, digits, `_`)".to_owned(),
             Self::Path => "a path (in a file: absolute, or starting with `~/`)".to_owned(),
             Self::Url => "an address such as `http://127.0.0.1:1234/v1`".to_owned(),
-            Self::Switch => "true or false".to_owned(),
-            Self::Whole(least, most) => format!("a whole number from {least} to {most}"),
-            Self::AutoOrWhole(least, most) => format!("\"auto\" or a whole number from {least} to {most}"),
+            Self::Boolean => "true or false".to_owned(),
+            Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
+            Self::AutoOrInteger(least, most) => format!("\"auto\" or a whole number from {least} to {most}"),
             Self::Choice(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 format!("one of {}", quoted.join(", "))
@@ -358,17 +358,17 @@ impl Kind {
                 (None, _) => Ok(Value::Path(PathBuf::from(text))),
             },
             Self::Url => BaseUrl::parse(text).map(Value::Url).map_err(|error| error.to_string()),
-            Self::Switch => match text {
-                "true" | "1" | "yes" | "on" => Ok(Value::Switch(true)),
-                "false" | "0" | "no" | "off" => Ok(Value::Switch(false)),
+            Self::Boolean => match text {
+                "true" | "1" | "yes" | "on" => Ok(Value::Boolean(true)),
+                "false" | "0" | "no" | "off" => Ok(Value::Boolean(false)),
                 _ => wrong(),
             },
-            Self::AutoOrWhole(..) if text == "auto" => Ok(Value::Auto),
-            Self::Whole(least, most) | Self::AutoOrWhole(least, most) => {
+            Self::AutoOrInteger(..) if text == "auto" => Ok(Value::Auto),
+            Self::Integer(least, most) | Self::AutoOrInteger(least, most) => {
                 // `+5` parses as a number, but nobody means it.
                 match text.parse::<u64>() {
                     Ok(number) if (least..=most).contains(&number) && !text.starts_with('+') => {
-                        Ok(Value::Whole(number))
+                        Ok(Value::Integer(number))
                     }
                     _ => wrong(),
                 }
@@ -437,7 +437,7 @@ mod tests {
     fn values_are_read_or_refused_with_what_is_allowed() {
         let home = Path::new("/home/me");
         let read = |key: &str, text: &str| spec(key).unwrap().kind.read(text, Some(home));
-        assert_eq!(read("ttlSeconds", "3600"), Ok(Value::Whole(3600)));
+        assert_eq!(read("ttlSeconds", "3600"), Ok(Value::Integer(3600)));
         assert_eq!(read("verifyCacheMs", "auto"), Ok(Value::Auto));
         assert_eq!(read("stateDir", "~/x"), Ok(Value::Path("/home/me/x".into())));
         assert_eq!(read("evictProtect", "a, b"), Ok(Value::List(vec!["a".into(), "b".into()])));
@@ -466,10 +466,10 @@ mod tests {
     fn the_upper_layer_wins() {
         let layer = |number| {
             let mut layer = Layer::default();
-            layer.put("parallel", Value::Whole(number), Origin::Flag("parallel"));
+            layer.put("parallel", Value::Integer(number), Origin::Flag("parallel"));
             layer
         };
         let merged = layer(1).under(layer(2)).under(Layer::default());
-        assert_eq!(merged.get("parallel").unwrap().0, Value::Whole(2));
+        assert_eq!(merged.get("parallel").unwrap().0, Value::Integer(2));
     }
 }

@@ -85,7 +85,7 @@ pub fn parse_ps(stdout: &[u8]) -> Option<Vec<Instance>> {
                 busy: is_busy(&entry),
                 identifier: entry.identifier,
                 model_key: Some(entry.model_key),
-                readiness: Readiness::Untold,
+                readiness: Readiness::Unreported,
                 context_length: entry.context_length.as_u64(),
                 max_context_length: entry.max_context_length.as_u64(),
                 parallel: entry.parallel.as_u64(),

@@ -181,7 +181,7 @@ fn parse_v1(text: &str) -> Option<Snapshot> {
             instances.push(Instance {
                 identifier: instance.id,
                 model_key: Some(model.key.to_string()),
-                readiness: Readiness::Untold,
+                readiness: Readiness::Unreported,
                 context_length: instance.config.get("context_length").and_then(Json::as_u64),
                 max_context_length: model.max_context_length,
                 parallel: instance.config.get("parallel").and_then(Json::as_u64),
@@ -196,7 +196,7 @@ fn parse_v1(text: &str) -> Option<Snapshot> {
             variants: model.variants,
             max_context_length: model.max_context_length,
             size_bytes: model.size_bytes,
-            location: Location::Untold,
+            location: Location::Unreported,
         });
     }
     Some(Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded) })
@@ -287,7 +287,7 @@ pub fn is_greeting(body: &[u8]) -> bool {
 
 /// What a management request (`/api/v1/models/…`) came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Managed {
+pub enum ManagementReply {
     /// The JSON object that was answered.
     Done(Json),
     /// 401 or 403.
@@ -303,21 +303,21 @@ pub enum Managed {
 }
 
 /// Reads an answer to a management request; it counts only with the member `wanted`.
-pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
+pub fn read_management_reply(reply: &Reply, wanted: &str) -> ManagementReply {
     let answer = match reply {
         Reply::Answer(answer) => answer,
-        Reply::Refused => return Managed::Gone,
-        Reply::TimedOut => return Managed::TimedOut,
-        Reply::Broken(why) | Reply::Unreachable(why) => return Managed::Unclear(why.clone()),
+        Reply::Refused => return ManagementReply::Gone,
+        Reply::TimedOut => return ManagementReply::TimedOut,
+        Reply::Broken(why) | Reply::Unreachable(why) => return ManagementReply::Unclear(why.clone()),
     };
     if matches!(answer.status, 401 | 403) {
-        return Managed::Unauthorized;
+        return ManagementReply::Unauthorized;
     }
     let Ok(json) = serde_json::from_str::<Json>(&text(&answer.body)) else {
-        return Managed::Unclear(describe(answer));
+        return ManagementReply::Unclear(describe(answer));
     };
     if answer.status < 300 && json.get(wanted).is_some() {
-        return Managed::Done(json);
+        return ManagementReply::Done(json);
     }
     // `error` is an object or a bare string; both occur for one and the same error.
     let message = match &json["error"] {
@@ -325,8 +325,8 @@ pub fn read_managed(reply: &Reply, wanted: &str) -> Managed {
         error => error["message"].as_str(),
     };
     match message {
-        Some(text) => Managed::Refused(answer.status, excerpt(text.trim_end_matches('.'), 400)),
-        None => Managed::Unclear(describe(answer)),
+        Some(text) => ManagementReply::Refused(answer.status, excerpt(text.trim_end_matches('.'), 400)),
+        None => ManagementReply::Unclear(describe(answer)),
     }
 }
 
@@ -471,13 +471,13 @@ mod tests {
     #[test]
     fn a_refused_management_request_says_why() {
         let guardrail = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v1-load.guardrail.json");
-        match read_managed(&reply(500, guardrail), "instance_id") {
-            Managed::Refused(500, why) => assert!(why.contains("insufficient system resources")),
+        match read_management_reply(&reply(500, guardrail), "instance_id") {
+            ManagementReply::Refused(500, why) => assert!(why.contains("insufficient system resources")),
             other => panic!("{other:?}"),
         }
         let bare = reply(200, br#"{"error":"Unexpected endpoint or method. (POST /x)"}"#);
-        assert!(matches!(read_managed(&bare, "instance_id"), Managed::Refused(200, _)));
-        assert!(matches!(read_managed(&reply(200, b"{}"), "instance_id"), Managed::Unclear(_)));
+        assert!(matches!(read_management_reply(&bare, "instance_id"), ManagementReply::Refused(200, _)));
+        assert!(matches!(read_management_reply(&reply(200, b"{}"), "instance_id"), ManagementReply::Unclear(_)));
     }
 
     proptest! {

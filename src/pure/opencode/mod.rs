@@ -28,7 +28,7 @@ pub enum Trust {
 
 /// One source, read and parsed.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ConfigSource {
     /// Its path, or the variable that holds it.
     pub name: String,
     /// Who could have written it.
@@ -57,7 +57,7 @@ impl std::fmt::Debug for Lines {
     }
 }
 
-impl Source {
+impl ConfigSource {
     /// `FILE:LINE` of the value at `path`, or the name alone where there is no line.
     pub fn place(&self, path: &[&str]) -> String {
         match &self.lines {
@@ -97,7 +97,7 @@ fn line_of(text: &str, path: &[&str]) -> Option<usize> {
 }
 
 /// What the text of a source may refer to.
-pub trait Surroundings {
+pub trait Substitutions {
     /// The variable's value; a missing one is an empty text to opencode.
     fn variable(&self, name: &str) -> String;
     /// The file's content, or why there is none. `~/` and relative paths are not resolved yet.
@@ -113,7 +113,7 @@ pub trait Surroundings {
 ///
 /// # Errors
 /// A sentence with file, line and column: opencode would refuse this text as well.
-pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surroundings) -> Result<Source, String> {
+pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Substitutions) -> Result<ConfigSource, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let replaced = substitute(text, surroundings).map_err(|error| format!("{name}: {error}"))?;
     let mut value = parse(&replaced, &name)?;
@@ -133,7 +133,7 @@ pub fn read(text: &str, name: String, trust: Trust, surroundings: &impl Surround
     schema::lower(&mut value);
     schema::check(&value)
         .map_err(|(path, why)| format!("{}: {}: {why}", place(&name, &replaced, &path), path.join(".")))?;
-    Ok(Source { name, trust, value, literal, lines: Lines::Text(replaced) })
+    Ok(ConfigSource { name, trust, value, literal, lines: Lines::Text(replaced) })
 }
 
 /// A project may use the user's token as a key, and a file for a key or an address, which has a
@@ -173,7 +173,7 @@ fn has_reference_in_name(literal: &Json) -> bool {
 /// Leaves every reference as it is written.
 struct Verbatim;
 
-impl Surroundings for Verbatim {
+impl Substitutions for Verbatim {
     fn variable(&self, name: &str) -> String {
         format!("{{env:{name}}}")
     }
@@ -199,7 +199,7 @@ fn parse(text: &str, name: &str) -> Result<Json, String> {
 
 /// Replaces `{env:NAME}`, then `{file:PATH}`, in the text, before it is parsed: a variable
 /// as it is, a file trimmed and escaped for a JSON string.
-fn substitute(text: &str, surroundings: &impl Surroundings) -> Result<String, String> {
+fn substitute(text: &str, surroundings: &impl Substitutions) -> Result<String, String> {
     let with_variables = replace(text, "{env:", |_, name| Ok(Some(surroundings.variable(name))))?;
     replace(&with_variables, "{file:", |before, path| {
         // In a comment nobody needs it.
@@ -259,7 +259,7 @@ fn replace(
 
 /// The value at `path` in the last source that has one there: sources are merged key by
 /// key, and the later one wins.
-pub fn find<'a>(sources: &'a [Source], path: &[&str]) -> Option<(&'a Json, &'a Source)> {
+pub fn find<'a>(sources: &'a [ConfigSource], path: &[&str]) -> Option<(&'a Json, &'a ConfigSource)> {
     sources.iter().rev().find_map(|source| {
         let value = path.iter().try_fold(&source.value, |value, key| value.get(key))?;
         Some((value, source))
@@ -306,7 +306,7 @@ pub struct Found<'a> {
     /// The text.
     pub text: &'a str,
     /// The source that holds it.
-    pub source: &'a Source,
+    pub source: &'a ConfigSource,
     /// Where in that source.
     pub path: Vec<&'a str>,
 }
@@ -321,7 +321,7 @@ impl Found<'_> {
 /// The address of the subject: `options.baseURL` if it is not empty, else the `api` of the
 /// model, else that of the provider. The one that opencode has built in for `lmstudio` is
 /// not counted: where nothing is configured, LM Studio's own last port knows better.
-pub fn base_url<'a>(sources: &'a [Source], subject: Subject<'a>) -> Option<Found<'a>> {
+pub fn base_url<'a>(sources: &'a [ConfigSource], subject: Subject<'a>) -> Option<Found<'a>> {
     subject.url_paths().into_iter().find_map(|path| {
         let (value, source) = find(sources, &path)?;
         let text = value.as_str().filter(|text| !text.is_empty())?;
@@ -330,14 +330,14 @@ pub fn base_url<'a>(sources: &'a [Source], subject: Subject<'a>) -> Option<Found
 }
 
 /// The address as it is written in that source, with its references unreplaced.
-pub fn literal_base_url(source: &Source, subject: Subject<'_>) -> Option<String> {
-    let literal = Source { value: source.literal.clone()?, ..source.clone() };
+pub fn literal_base_url(source: &ConfigSource, subject: Subject<'_>) -> Option<String> {
+    let literal = ConfigSource { value: source.literal.clone()?, ..source.clone() };
     base_url(std::slice::from_ref(&literal), subject).map(|found| found.text.to_owned())
 }
 
 /// Whether the host of `wanted` is named by a source that only the user could have written,
 /// and not for `https` alone where this is without.
-pub fn user_names_host(sources: &[Source], subject: Subject<'_>, wanted: &BaseUrl) -> bool {
+pub fn user_names_host(sources: &[ConfigSource], subject: Subject<'_>, wanted: &BaseUrl) -> bool {
     sources.iter().filter(|source| source.trust == Trust::User).any(|source| {
         base_url(std::slice::from_ref(source), subject)
             .and_then(|found| BaseUrl::parse(found.text).ok())
@@ -347,7 +347,7 @@ pub fn user_names_host(sources: &[Source], subject: Subject<'_>, wanted: &BaseUr
 
 /// The key that the configuration itself holds for the provider. An empty one is an answer:
 /// opencode then sends none.
-pub fn api_key<'a>(sources: &'a [Source], provider: &'a str) -> Option<Found<'a>> {
+pub fn api_key<'a>(sources: &'a [ConfigSource], provider: &'a str) -> Option<Found<'a>> {
     let path = vec!["provider", provider, "options", "apiKey"];
     let (value, source) = find(sources, &path)?;
     Some(Found { text: value.as_str()?, source, path })
@@ -355,7 +355,7 @@ pub fn api_key<'a>(sources: &'a [Source], provider: &'a str) -> Option<Found<'a>
 
 /// The variable that opencode takes the provider's key from, if it is one alone. A project
 /// does not say which of the user's variables is a key.
-pub fn key_variable(sources: &[Source], provider: &str) -> Option<String> {
+pub fn key_variable(sources: &[ConfigSource], provider: &str) -> Option<String> {
     match find(sources, &["provider", provider, "env"]) {
         Some((_, source)) if source.trust == Trust::Project => None,
         Some((names, _)) => match names.as_array()?.as_slice() {
@@ -380,7 +380,7 @@ mod tests {
 
     struct Fake;
 
-    impl Surroundings for Fake {
+    impl Substitutions for Fake {
         fn variable(&self, name: &str) -> String {
             match name {
                 "PORT" => "5678".to_owned(),
@@ -401,7 +401,7 @@ mod tests {
         }
     }
 
-    fn source(text: &str, trust: Trust) -> Source {
+    fn source(text: &str, trust: Trust) -> ConfigSource {
         read(text, "x".to_owned(), trust, &Fake).unwrap()
     }
 

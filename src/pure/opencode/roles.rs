@@ -1,17 +1,17 @@
 //! Which model opencode will ask for: its main model, its small one, an agent's own. What
-//! was typed becomes an [`Ask`]; an ask and opencode's sources become a [`Pin`]. Where the
+//! was typed becomes an [`ModelArgument`]; an ask and opencode's sources become a [`RoleModel`]. Where the
 //! model is asked, and with which key, is decided from the pin elsewhere.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use crate::pure::opencode::{Source, find};
+use crate::pure::opencode::{ConfigSource, find};
 use crate::pure::text::printable;
 
 /// What a word on the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum ModelArgument {
     /// A model key or ref, as typed.
     Model(String),
     /// A model key that looks like something else.
@@ -48,31 +48,31 @@ impl std::fmt::Display for Role {
 
 /// Reads what was typed: words, and keys that are meant literally. Nothing at all means
 /// `main small`.
-pub fn asks(words: &[String], keys: &[String]) -> Vec<Ask> {
-    let both = || [Ask::Role(Role::Main), Ask::Role(Role::Small)];
+pub fn parse_arguments(words: &[String], keys: &[String]) -> Vec<ModelArgument> {
+    let both = || [ModelArgument::Role(Role::Main), ModelArgument::Role(Role::Small)];
     if words.is_empty() && keys.is_empty() {
         return both().to_vec();
     }
     let mut asks = Vec::with_capacity(words.len() + keys.len());
     for word in words {
         match word.as_str() {
-            "main" => asks.push(Ask::Role(Role::Main)),
-            "small" => asks.push(Ask::Role(Role::Small)),
+            "main" => asks.push(ModelArgument::Role(Role::Main)),
+            "small" => asks.push(ModelArgument::Role(Role::Small)),
             "main/small" => asks.extend(both()),
-            "all" => asks.push(Ask::All),
+            "all" => asks.push(ModelArgument::All),
             _ => asks.push(match word.strip_prefix("agent:") {
-                Some(name) => Ask::Role(Role::Agent(name.to_owned())),
-                None => Ask::Model(word.clone()),
+                Some(name) => ModelArgument::Role(Role::Agent(name.to_owned())),
+                None => ModelArgument::Model(word.clone()),
             }),
         }
     }
-    asks.extend(keys.iter().cloned().map(Ask::Key));
+    asks.extend(keys.iter().cloned().map(ModelArgument::Key));
     asks
 }
 
 /// A model that opencode's configuration pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pin {
+pub struct RoleModel {
     /// For whom.
     pub role: Role,
     /// The provider.
@@ -89,7 +89,7 @@ pub struct Pin {
     pub note: Option<String>,
 }
 
-impl Pin {
+impl RoleModel {
     /// `provider/model`.
     pub fn reference(&self) -> String {
         printable(&format!("{}/{}", self.provider, self.model))
@@ -127,7 +127,7 @@ const BUILT_IN_MODELS: [&str; 3] = ["openai/gpt-oss-20b", "qwen/qwen3-30b-a3b-25
 /// opencode's configuration, asked for its roles.
 pub struct Roles<'a> {
     /// Its sources, lowest first, agents in Markdown included.
-    pub sources: &'a [Source],
+    pub sources: &'a [ConfigSource],
     /// The providers that are gated.
     pub gated: &'a [String],
     /// Whether opencode knows a model of `lmstudio` from a list of its own that is newer than
@@ -136,14 +136,14 @@ pub struct Roles<'a> {
 }
 
 /// A value, and where it stands.
-type Value<'a> = (&'a Json, &'a Source, Vec<&'a str>);
+type Value<'a> = (&'a Json, &'a ConfigSource, Vec<&'a str>);
 
 impl<'a> Roles<'a> {
     /// The model of one role.
     ///
     /// # Errors
     /// When the configuration sets none, or one that opencode would refuse.
-    pub fn pin(&self, role: &Role) -> Result<Pin, Unset> {
+    pub fn pin(&self, role: &Role) -> Result<RoleModel, Unset> {
         match role {
             Role::Main => self.main(),
             Role::Small => self.small(),
@@ -157,7 +157,7 @@ impl<'a> Roles<'a> {
 
     /// Everything that is pinned on a gated provider, each role once. What is not set, or
     /// would be refused when somebody asked for it, is left out.
-    pub fn all(&self) -> Vec<Pin> {
+    pub fn all(&self) -> Vec<RoleModel> {
         let agents = self.names(&["agent", "mode"]).into_iter().map(|name| Role::Agent(name.to_owned()));
         let commands = self.names(&["command"]).into_iter().map(|name| Role::Command(name.to_owned()));
         [Role::Main, Role::Small]
@@ -187,7 +187,7 @@ impl<'a> Roles<'a> {
     }
 
     /// The default agent's own model, else `model`.
-    fn main(&self) -> Result<Pin, Unset> {
+    fn main(&self) -> Result<RoleModel, Unset> {
         let own = self.default_agent().and_then(|name| self.agent_value(name, "model"));
         match own.or_else(|| self.value(vec!["model"])) {
             Some(value) => self.existing(&Role::Main, &value),
@@ -196,11 +196,11 @@ impl<'a> Roles<'a> {
     }
 
     /// The title agent's own model, else `small_model`, else the main model.
-    fn small(&self) -> Result<Pin, Unset> {
+    fn small(&self) -> Result<RoleModel, Unset> {
         if let Some(value) = self.agent_value("title", "model") {
             return self.existing(&Role::Small, &value);
         }
-        let main = |note: String| Ok(Pin { role: Role::Small, note: Some(note), ..self.main()? });
+        let main = |note: String| Ok(RoleModel { role: Role::Small, note: Some(note), ..self.main()? });
         let Some(value) = self.value(vec!["small_model"]) else {
             return main("no `small_model` is set, so opencode asks the main model for titles".to_owned());
         };
@@ -216,7 +216,7 @@ impl<'a> Roles<'a> {
         }
     }
 
-    fn agent(&self, name: &str) -> Result<Pin, Unset> {
+    fn agent(&self, name: &str) -> Result<RoleModel, Unset> {
         let shown = printable(name);
         if let Some((Json::Bool(true), source, path)) = self.agent_value(name, "disable") {
             return Err(unset(format!("the agent `{shown}` is disabled ({})", source.place(&path))));
@@ -277,7 +277,7 @@ impl<'a> Roles<'a> {
     }
 
     /// The pin of a value, unless the configuration takes the provider or the model away.
-    fn existing(&self, role: &Role, (value, source, path): &Value<'_>) -> Result<Pin, Unset> {
+    fn existing(&self, role: &Role, (value, source, path): &Value<'_>) -> Result<RoleModel, Unset> {
         let place = source.place(path);
         let text = value.as_str().unwrap_or_default();
         let named = path
@@ -321,7 +321,7 @@ impl<'a> Roles<'a> {
             let id = id.as_str().filter(|id| *id != model)?;
             Some((id.to_owned(), source.place(&["provider", provider, "models", model, "id"])))
         });
-        Ok(Pin {
+        Ok(RoleModel {
             role: role.clone(),
             provider: provider.to_owned(),
             model: model.to_owned(),
@@ -333,7 +333,7 @@ impl<'a> Roles<'a> {
     }
 
     /// Whether opencode would find the model.
-    pub fn exists(&self, pin: &Pin) -> bool {
+    pub fn exists(&self, pin: &RoleModel) -> bool {
         let is_built_in = |model: &str| BUILT_IN_MODELS.contains(&model) || (self.is_known)(model);
         pin.is_listed || (pin.provider == "lmstudio" && is_built_in(&pin.model))
     }
@@ -349,11 +349,11 @@ fn unset(reason: String) -> Unset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::opencode::{Surroundings, Trust, read};
+    use crate::pure::opencode::{Substitutions, Trust, read};
 
     struct Nothing;
 
-    impl Surroundings for Nothing {
+    impl Substitutions for Nothing {
         fn variable(&self, _: &str) -> String {
             String::new()
         }
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    fn sources(texts: &[&str]) -> Vec<Source> {
+    fn sources(texts: &[&str]) -> Vec<ConfigSource> {
         let source = |(number, text): (usize, &&str)| read(text, format!("f{number}"), Trust::User, &Nothing).unwrap();
         texts.iter().enumerate().map(source).collect()
     }
@@ -383,17 +383,17 @@ mod tests {
 
     #[test]
     fn words_are_roles_and_keys_are_keys() {
-        let asks = |words: &[&str], keys: &[&str]| {
+        let parse = |words: &[&str], keys: &[&str]| {
             let owned = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-            super::asks(&owned(words), &owned(keys))
+            super::parse_arguments(&owned(words), &owned(keys))
         };
-        let (main, small) = (Ask::Role(Role::Main), Ask::Role(Role::Small));
-        assert_eq!(asks(&[], &[]), [main.clone(), small.clone()]);
-        assert_eq!(asks(&["main/small"], &[]), [main.clone(), small.clone()]);
-        assert_eq!(asks(&["small", "main"], &[]), [small, main]);
-        assert_eq!(asks(&[], &["main"]), [Ask::Key("main".into())]);
-        assert_eq!(asks(&["all", "Main"], &[]), [Ask::All, Ask::Model("Main".into())]);
-        assert_eq!(asks(&["agent:a/b"], &[]), [Ask::Role(Role::Agent("a/b".into()))]);
+        let (main, small) = (ModelArgument::Role(Role::Main), ModelArgument::Role(Role::Small));
+        assert_eq!(parse(&[], &[]), [main.clone(), small.clone()]);
+        assert_eq!(parse(&["main/small"], &[]), [main.clone(), small.clone()]);
+        assert_eq!(parse(&["small", "main"], &[]), [small, main]);
+        assert_eq!(parse(&[], &["main"]), [ModelArgument::Key("main".into())]);
+        assert_eq!(parse(&["all", "Main"], &[]), [ModelArgument::All, ModelArgument::Model("Main".into())]);
+        assert_eq!(parse(&["agent:a/b"], &[]), [ModelArgument::Role(Role::Agent("a/b".into()))]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ const MODES: [&str; 3] = ["subagent", "primary", "all"];
 /// What a value may be.
 enum Shape {
     Text,
-    Switch,
+    Boolean,
     Texts,
     Word(&'static [&'static str]),
     /// An object whose keys are names.
@@ -76,8 +76,8 @@ const AGENT: Shape = Shape::Object(&[
     ("variant", Shape::Text),
     ("prompt", Shape::Text),
     ("description", Shape::Text),
-    ("disable", Shape::Switch),
-    ("hidden", Shape::Switch),
+    ("disable", Shape::Boolean),
+    ("hidden", Shape::Boolean),
     ("mode", Shape::Word(&MODES)),
 ]);
 
@@ -110,8 +110,8 @@ const CONFIG: Shape = Shape::Object(&[
     ("username", Shape::Text),
     ("shell", Shape::Text),
     ("share", Shape::Word(&["manual", "auto", "disabled"])),
-    ("snapshot", Shape::Switch),
-    ("autoshare", Shape::Switch),
+    ("snapshot", Shape::Boolean),
+    ("autoshare", Shape::Boolean),
     ("instructions", Shape::Texts),
     ("disabled_providers", Shape::Texts),
     ("enabled_providers", Shape::Texts),
@@ -141,7 +141,7 @@ impl Shape {
     fn check<'a>(&'static self, value: &'a Json, path: &[&'a str]) -> Result<(), (Vec<&'a str>, String)> {
         let below = |key: &'a str| [path, &[key]].concat();
         let is_right = match (self, value) {
-            (Self::Text, Json::String(_)) | (Self::Switch, Json::Bool(_)) => true,
+            (Self::Text, Json::String(_)) | (Self::Boolean, Json::Bool(_)) => true,
             (Self::Texts, Json::Array(items)) => items.iter().all(Json::is_string),
             (Self::Word(words), Json::String(text)) => words.contains(&text.as_str()),
             (Self::Named(shape), Json::Object(object)) => {
@@ -164,7 +164,7 @@ impl Shape {
     fn allowed(&self) -> String {
         match self {
             Self::Text => "a text".to_owned(),
-            Self::Switch => "true or false".to_owned(),
+            Self::Boolean => "true or false".to_owned(),
             Self::Texts => "a list of texts".to_owned(),
             Self::Word(words) => format!("one of {}", crate::pure::text::listed(words.iter().copied(), "or")),
             Self::Named(_) | Self::Object(_) => "an object".to_owned(),

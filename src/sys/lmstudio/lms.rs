@@ -12,7 +12,7 @@ use crate::pure::model::ModelKey;
 use crate::pure::residency::{Downloaded, Instance};
 use crate::pure::text::{duration, printable};
 use crate::sys::process::{Exit, Finished, run};
-use crate::sys::shutdown::{Stop, Stopper};
+use crate::sys::shutdown::{Shutdown, Stop};
 
 const LIST_LIMIT: Duration = Duration::from_secs(15);
 const SERVER_START_LIMIT: Duration = Duration::from_secs(30);
@@ -38,13 +38,13 @@ pub struct Lms {
     reach: Vec<String>,
     /// Variables that it does not get to see: those that may hold a token.
     secrets: [String; 2],
-    stopper: Stopper,
+    shutdown: Shutdown,
 }
 
 impl Lms {
     /// Uses `program` for the server at `base`, which must suit it if it is not this machine.
     /// `token_variable` is what holds the API token, if anything does.
-    pub fn new(program: PathBuf, base: &BaseUrl, token_variable: &str, stopper: Stopper) -> Self {
+    pub fn new(program: PathBuf, base: &BaseUrl, token_variable: &str, shutdown: Shutdown) -> Self {
         let reach = if base.is_loopback() {
             Vec::new()
         } else {
@@ -53,7 +53,7 @@ impl Lms {
         // It has a key of its own for this machine and cannot show a token to another one; a
         // host that a project chose should not be where it learns to.
         let secrets = [token_variable.to_owned(), "LM_API_TOKEN".to_owned()];
-        Self { program, reach, secrets, stopper }
+        Self { program, reach, secrets, shutdown }
     }
 
     /// `lms ps --json`: every instance, loading ones included.
@@ -199,7 +199,7 @@ impl Lms {
         lent: Option<File>,
         on_output: impl FnMut(&[u8]),
     ) -> Result<Finished, Problem> {
-        let finished = run(&self.program, args, &self.secrets, limit, &self.stopper, lent, on_output).await;
+        let finished = run(&self.program, args, &self.secrets, limit, &self.shutdown, lent, on_output).await;
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
             Exit::NotStarted(error) => {

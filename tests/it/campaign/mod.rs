@@ -1,7 +1,7 @@
 //! The fault campaign: many callers at once, on a machine where everything goes wrong at random moments, and what must
 //! be so all the same.
 //!
-//! The test suite plays a few rounds. By hand, for an hour, or one round alone:
+//! The test suite plays a few rounds. LoadMethod hand, for an hour, or one round alone:
 //!
 //! ```text
 //! LMSWARM_CAMPAIGN_SEED=7 LMSWARM_CAMPAIGN_SECONDS=3600 cargo test --test it campaign:: -- --nocapture

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::look::Sight;
-use super::recall::past_failure;
+use super::cooldown::past_failure;
+use super::look::Observation;
 use super::wait::LOOK_INTERVAL;
-use super::{Call, Want, Work, obtain};
+use super::{Call, ModelRequest, Work, obtain};
 use crate::pure::config::OnMismatch;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
@@ -16,12 +16,17 @@ use crate::sys::state::Store;
 
 impl Work<'_> {
     /// What a sight settles without any work: ready, failed, or `None` for "work to do".
-    pub(super) fn settle(&self, want: &Want, sight: &Sight, action: Action) -> Result<Option<Ready>, Failure> {
+    pub(super) fn evaluate(
+        &self,
+        want: &ModelRequest,
+        sight: &Observation,
+        action: Action,
+    ) -> Result<Option<Ready>, Failure> {
         let snapshot = match sight {
-            Sight::Seen(snapshot) => snapshot,
-            Sight::Down if self.may_start_server() => return Ok(None),
-            Sight::Down => return Err(self.down_for_good()),
-            Sight::Blocked(failure) => return Err(failure.clone()),
+            Observation::Seen(snapshot) => snapshot,
+            Observation::Down if self.may_start_server() => return Ok(None),
+            Observation::Down => return Err(self.down_for_good()),
+            Observation::Blocked(failure) => return Err(failure.clone()),
         };
         let instance = match snapshot.residency(&want.key) {
             Residency::Addressable(instance) => instance,
@@ -41,7 +46,7 @@ impl Work<'_> {
         };
         // A source that lists an instance from the start of its load cannot tell that it is
         // ready; whoever loads it can.
-        if instance.readiness == Readiness::Untold {
+        if instance.readiness == Readiness::Unreported {
             if self.is_being_loaded(want) {
                 return Ok(None);
             }
@@ -61,7 +66,7 @@ impl Work<'_> {
     }
 
     /// Whether drift is let pass: by configuration, or because a reload would not help.
-    fn accepts(&self, want: &Want, drift: Drift, sight: &Sight) -> Result<bool, Failure> {
+    fn accepts(&self, want: &ModelRequest, drift: Drift, sight: &Observation) -> Result<bool, Failure> {
         let Drift { has, wants } = drift;
         let key = &want.key;
         match (self.config.on_mismatch, &self.store) {
@@ -92,7 +97,7 @@ impl Work<'_> {
     }
 
     /// Whether one of us loads it right now, as far as our own locks tell.
-    fn is_being_loaded(&self, want: &Want) -> bool {
+    fn is_being_loaded(&self, want: &ModelRequest) -> bool {
         let Some(store) = &self.store else { return false };
         match own_load(store, want, self.config.load_timeout) {
             OwnLoad::UnderWay => {
@@ -111,7 +116,7 @@ impl Work<'_> {
     }
 
     /// Whether a load that one of us ordered is under way, though its leader may be gone.
-    pub(super) fn has_own_load(&self, want: &Want) -> bool {
+    pub(super) fn has_own_load(&self, want: &ModelRequest) -> bool {
         let Some(store) = &self.store else { return false };
         matches!(own_load(store, want, self.config.load_timeout), OwnLoad::UnderWay)
     }
@@ -127,10 +132,10 @@ enum OwnLoad {
     No,
 }
 
-fn own_load(store: &Store, want: &Want, load_timeout: Duration) -> OwnLoad {
+fn own_load(store: &Store, want: &ModelRequest, load_timeout: Duration) -> OwnLoad {
     let key = want.key.as_str();
     // A load is over by then, and whatever else keeps the lock is not it.
-    if store.load_lock(key).is_lent(load_timeout) {
+    if store.load_lock(key).is_held_by_child(load_timeout) {
         return OwnLoad::UnderWay;
     }
     let names_it = |it: Leader| it.model == key && it.pid != std::process::id();
@@ -142,7 +147,7 @@ fn own_load(store: &Store, want: &Want, load_timeout: Duration) -> OwnLoad {
 
 /// Whether nothing that is written down speaks against an instance of which the source does
 /// not tell whether it is ready. Nothing is made or written for it.
-pub(super) fn is_undisputed(call: &Call<'_>, want: &Want) -> bool {
+pub(super) fn is_undisputed(call: &Call<'_>, want: &ModelRequest) -> bool {
     let store = call.state_dir.as_deref().and_then(|folder| Store::peek(folder, &call.server.base.slug()));
     store.is_none_or(|store| {
         matches!(own_load(&store, want, call.config.load_timeout), OwnLoad::No)
@@ -151,13 +156,13 @@ pub(super) fn is_undisputed(call: &Call<'_>, want: &Want) -> bool {
 }
 
 /// Asking for more than the model has means all it has; the user should know.
-pub(super) fn context_warning(want: &Want, max: Option<u64>) -> Option<String> {
+pub(super) fn context_warning(want: &ModelRequest, max: Option<u64>) -> Option<String> {
     let (asked, max) = (want.options.context_length?, max?);
     (asked > max).then(|| format!("`{}` can have a context of {max} tokens at most; {asked} were asked for", want.key))
 }
 
 /// Drift that is not let pass.
-pub(super) fn drift_failure(want: &Want, Drift { has, wants }: Drift) -> Failure {
+pub(super) fn drift_failure(want: &ModelRequest, Drift { has, wants }: Drift) -> Failure {
     let key = &want.key;
     Failure::new(
         Category::Drift,

@@ -1,8 +1,8 @@
 //! What one call leaves for the next: failures that were expensive to find out, how long a
 //! load took, what context was granted.
 
-use super::look::{Sight, remember_verdict};
-use super::{Call, Lead, Want, Work};
+use super::look::{Observation, remember_verdict};
+use super::{Call, Lead, ModelRequest, Work};
 use crate::pure::config::Config;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::Ready;
@@ -11,15 +11,15 @@ use crate::sys::state::{Store, now_ms};
 
 impl Work<'_> {
     /// Fails with what an earlier call found out at great expense, if that is not long ago.
-    pub(super) fn replay(&self, want: &Want, sight: &Sight) -> Result<(), Failure> {
+    pub(super) fn replay(&self, want: &ModelRequest, sight: &Observation) -> Result<(), Failure> {
         let Some(store) = &self.store else { return Ok(()) };
         let failure = match sight {
-            Sight::Down => young(self.call, store, None, &self.server_attempt()),
+            Observation::Down => young(self.call, store, None, &self.server_attempt()),
             _ => past_failure(self.call, store, want),
         };
         let Some(failure) = failure else { return Ok(()) };
         let is_outdated = match sight {
-            Sight::Seen(snapshot) => {
+            Observation::Seen(snapshot) => {
                 let came =
                     failure.category == Category::DownloadFailed && snapshot.find_downloaded(&want.key).is_some();
                 came || matches!(snapshot.residency(&want.key), Residency::Loading(_))
@@ -35,7 +35,7 @@ impl Work<'_> {
     }
 
     /// Remembers what the next call should know.
-    pub(super) fn record(&self, want: &Want, lead: &Lead, result: &Result<Ready, Failure>) {
+    pub(super) fn record(&self, want: &ModelRequest, lead: &Lead, result: &Result<Ready, Failure>) {
         let (Some(store), Lead(Some(leadership))) = (&self.store, lead) else { return };
         let key = want.key.as_str();
         if let Ok(ready) = result {
@@ -67,7 +67,7 @@ impl Work<'_> {
 }
 
 /// A failure on this model that is young enough to be replayed.
-pub(super) fn past_failure(call: &Call<'_>, store: &Store, want: &Want) -> Option<Failure> {
+pub(super) fn past_failure(call: &Call<'_>, store: &Store, want: &ModelRequest) -> Option<Failure> {
     young(call, store, Some(want.key.as_str()), &attempt(call.config, want))
 }
 
@@ -79,7 +79,7 @@ fn young(call: &Call<'_>, store: &Store, model: Option<&str>, attempt: &str) -> 
 }
 
 /// What would be tried: a failure says nothing about an attempt with other options.
-fn attempt(config: &Config, want: &Want) -> String {
+fn attempt(config: &Config, want: &ModelRequest) -> String {
     let Config { loader, device, eviction, auto_download, load_timeout, lms_path, .. } = config;
     format!("{:?} {loader:?} {device:?} {eviction:?} {auto_download} {load_timeout:?} {lms_path:?}", want.options)
 }
