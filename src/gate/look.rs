@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, ModelRequest, Refusal, Work, open_store, outcome};
-use crate::pure::lmstudio::rest::{Reading, Reply, describe, is_greeting, read_lists};
+use crate::pure::http::{Reply, describe};
+use crate::pure::lmstudio::rest::{Reading, is_greeting, read_lists};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, Snapshot, Source, drift};

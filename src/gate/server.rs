@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{Backoff, Lead, Work};
 use crate::pure::base_url::BaseUrl;
-use crate::pure::lmstudio::rest::{Reply, is_greeting};
+use crate::pure::http::Reply;
+use crate::pure::lmstudio::rest::is_greeting;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::duration;
 use crate::sys::http::Server;

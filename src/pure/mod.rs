@@ -3,6 +3,7 @@
 pub mod base_url;
 pub mod config;
 pub mod eviction;
+pub mod http;
 pub mod json;
 pub mod jsonc;
 pub mod lmstudio;

@@ -11,7 +11,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value as Json;
 
 use crate::pure::base_url::BaseUrl;
-use crate::pure::lmstudio::rest::{Answer, Reply};
+use crate::pure::http::{Answer, Reply};
 use crate::pure::text::excerpt;
 
 /// Most that is read of one answer. A list of a thousand models is about 1 MiB.

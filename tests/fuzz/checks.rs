@@ -12,12 +12,11 @@ use std::time::Duration;
 use lmswarm::pure::base_url::BaseUrl;
 use lmswarm::pure::config::options::{Kind, Layer, OPTIONS, Value};
 use lmswarm::pure::config::{Config, Dialect, parse_file};
+use lmswarm::pure::http::{Answer, Reply};
 use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
 };
-use lmswarm::pure::lmstudio::rest::{
-    Answer, ManagementReply, Reading, Reply, is_greeting, read_lists, read_management_reply,
-};
+use lmswarm::pure::lmstudio::rest::{ManagementReply, Reading, is_greeting, read_lists, read_management_reply};
 use lmswarm::pure::load::{LoadOptions, Placement, load_args, matches_fuzzily};
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;

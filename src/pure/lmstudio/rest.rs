@@ -7,35 +7,10 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 
+use crate::pure::http::{Answer, Reply, describe};
 use crate::pure::json::Object;
 use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
 use crate::pure::text::excerpt;
-
-/// What became of one request.
-#[derive(Debug, Clone)]
-pub enum Reply {
-    /// The server answered.
-    Answer(Answer),
-    /// Nothing listens on that port.
-    Refused,
-    /// It cannot be connected to: an unknown name, no route, no trusted certificate.
-    Unreachable(String),
-    /// No answer in time.
-    TimedOut,
-    /// Anything else; says what.
-    Broken(String),
-}
-
-/// An answer, whole.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The `Server` and `Content-Type` headers, to name who answered.
-    pub signature: String,
-    /// The body.
-    pub body: Vec<u8>,
-}
 
 /// What the two lists of one probe mean together.
 #[derive(Debug)]
@@ -135,13 +110,6 @@ fn answer_status(reply: &Reply) -> Option<u16> {
 fn is_token_error(answer: &Answer) -> bool {
     answer.status == 401
         && serde_json::from_str::<Json>(&text(&answer.body)).is_ok_and(|it| it["error"]["code"] == "invalid_api_key")
-}
-
-/// Names what answered: `status 200, nginx, text/html: "<html>…"`.
-pub fn describe(answer: &Answer) -> String {
-    let body = excerpt(&String::from_utf8_lossy(&answer.body), 60);
-    let signature = if answer.signature.is_empty() { String::new() } else { format!(", {}", answer.signature) };
-    format!("status {}{signature}: \"{body}\"", answer.status)
 }
 
 #[derive(Deserialize)]
