@@ -9,8 +9,9 @@ use super::gated;
 use crate::cli::{GateArgs, RunArgs};
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::run::{Line, split};
-use crate::sys::exec::{NoProgram, Program, Running};
+use crate::sys::exec::{Program, Running};
 use crate::sys::output::Console;
+use crate::sys::search_path::NoProgram;
 
 /// Runs the command.
 pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {

@@ -25,8 +25,8 @@ use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Readiness, Residency, drift};
 use crate::sys::http::Server;
+use crate::sys::lmstudio;
 use crate::sys::lmstudio::lms::{Lms, Problem};
-use crate::sys::lmstudio::{self, Found};
 use crate::sys::lock::{Leader, Leadership};
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
@@ -388,15 +388,11 @@ impl<'a> Work<'a> {
 fn find_lms(call: &Call<'_>, shutdown: &Shutdown) -> Result<Lms, String> {
     let base = &call.server.base;
     match lmstudio::find_lms(call.config.lms_path.as_deref()) {
-        Found::Nowhere(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
-        Found::Program(_) if !base.is_plain() => Err(format!("`lms` cannot reach {base}, which is behind a proxy")),
-        Found::Program(_) if !base.is_loopback() && base.is_ipv6() => {
-            Err(format!("`lms` cannot reach {base}, an IPv6 address"))
-        }
-        Found::Program(_) if !base.is_loopback() && call.server.has_token() => {
-            Err(format!("`lms` cannot show {base} a token"))
-        }
-        Found::Program(program) => Ok(Lms::new(program, base, &call.config.api_token_env, shutdown.clone())),
+        Err(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
+        Ok(_) if !base.is_plain() => Err(format!("`lms` cannot reach {base}, which is behind a proxy")),
+        Ok(_) if !base.is_loopback() && base.is_ipv6() => Err(format!("`lms` cannot reach {base}, an IPv6 address")),
+        Ok(_) if !base.is_loopback() && call.server.has_token() => Err(format!("`lms` cannot show {base} a token")),
+        Ok(program) => Ok(Lms::new(program, base, &call.config.api_token_env, shutdown.clone())),
     }
 }
 

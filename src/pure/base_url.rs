@@ -5,6 +5,7 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use crate::pure::fnv::fnv1a;
 use crate::pure::text::excerpt;
 
 /// The address of one LM Studio server, normalised.
@@ -156,11 +157,8 @@ pub fn file_name(text: &str) -> String {
     if name.len() <= LONGEST_NAME {
         return name;
     }
-    // FNV-1a: the same in every version of lmswarm, which may run side by side.
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325, fold);
     name.truncate(LONGEST_NAME - 17);
-    format!("{name}~{digest:016x}")
+    format!("{name}~{:016x}", fnv1a(text))
 }
 
 fn hex(digit: u8) -> char {

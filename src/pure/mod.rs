@@ -3,6 +3,8 @@
 pub mod base_url;
 pub mod config;
 pub mod eviction;
+
+pub mod fnv;
 pub mod http;
 pub mod json;
 pub mod jsonc;

@@ -7,27 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::sys::search_path::{self, NoProgram};
+
 /// A command that can be started.
 #[derive(Debug)]
 pub struct Program {
     typed: OsString,
     path: PathBuf,
 }
-
-/// Why a command cannot be started.
-#[derive(Debug)]
-pub enum NoProgram {
-    /// There is none of that name.
-    NotFound,
-    /// There is, but it cannot be executed.
-    NotExecutable,
-}
-
-/// Where a shell looks when `PATH` is not set.
-#[cfg(unix)]
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-#[cfg(not(unix))]
-const DEFAULT_PATH: &str = "";
 
 impl Program {
     /// Looks a command up as a shell does, so that nothing is loaded for one that is not there.
@@ -37,20 +24,9 @@ impl Program {
     pub fn find(typed: &OsStr) -> Result<Self, NoProgram> {
         let found = |path| Self { typed: typed.to_owned(), path };
         if Path::new(typed).components().count() > 1 || Path::new(typed).has_root() || ends_with_separator(typed) {
-            return look_at(Path::new(typed)).map(found);
+            return search_path::executable(Path::new(typed)).map(found);
         }
-        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        let mut reason = NoProgram::NotFound;
-        for folder in std::env::split_paths(&path) {
-            // An empty entry is the working directory.
-            let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
-            match look_at(&folder.join(typed)) {
-                Ok(path) => return Ok(found(path)),
-                Err(NoProgram::NotExecutable) => reason = NoProgram::NotExecutable,
-                Err(NoProgram::NotFound) => {}
-            }
-        }
-        Err(reason)
+        search_path::find_in(search_path::folders(), typed).map(found)
     }
 
     fn command(&self, args: &[OsString]) -> Command {
@@ -73,34 +49,6 @@ impl Program {
 
 fn ends_with_separator(typed: &OsStr) -> bool {
     typed.as_encoded_bytes().last().is_some_and(|byte| std::path::is_separator(char::from(*byte)))
-}
-
-#[cfg(unix)]
-fn look_at(path: &Path) -> Result<PathBuf, NoProgram> {
-    match std::fs::metadata(path) {
-        // An entry that cannot be looked at is for a shell as good as not there, too.
-        Err(_) => Err(NoProgram::NotFound),
-        Ok(entry) if !entry.is_file() => Err(NoProgram::NotExecutable),
-        Ok(_) => match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
-            Ok(()) => Ok(path.to_owned()),
-            Err(_) => Err(NoProgram::NotExecutable),
-        },
-    }
-}
-
-/// npm's commands are `NAME.cmd`, which Windows finds only by its list of endings.
-#[cfg(not(unix))]
-fn look_at(path: &Path) -> Result<PathBuf, NoProgram> {
-    if path.extension().is_some() && path.is_file() {
-        return Ok(path.to_owned());
-    }
-    let endings = std::env::var("PATHEXT").unwrap_or_else(|_| ".COM;.EXE;.BAT;.CMD".to_owned());
-    let with_ending = endings.split(';').filter(|ending| !ending.is_empty()).map(|ending| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    });
-    with_ending.into_iter().find(|path| path.is_file()).ok_or(NoProgram::NotFound)
 }
 
 #[cfg(unix)]

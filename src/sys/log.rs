@@ -1,6 +1,6 @@
-//! The log: for whoever looks into lmswarm itself, on stderr with `-v` and in `logFile`.
+//! The log: for people who look into lmswarm itself, on stderr with `-v` and in `logFile`.
 //! Users never need it to know what to do; messages for them go through `output`. Nothing in it
-//! is coloured, so that whatever could drive a terminal came from outside and is escaped.
+//! is coloured, so that everything that could drive a terminal came from outside and is escaped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -14,6 +14,8 @@ pub mod paths;
 pub mod private;
 pub mod process;
 pub mod progress;
+pub mod repository;
+pub mod search_path;
 pub mod settings;
 pub mod shutdown;
 pub mod state;

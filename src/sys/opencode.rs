@@ -9,8 +9,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::pure::opencode::front_matter;
 use crate::pure::opencode::schema as opencode_schema;
-use crate::pure::opencode::{self, ConfigSource, Lines, Substitutions, Trust, project_folders};
-use crate::sys::{files, paths};
+use crate::pure::opencode::source::{self, ConfigSource, Lines, Substitutions, Trust, project_folders};
+use crate::sys::{files, paths, repository};
 
 /// Most that is read of a file, in MiB; and of the list of all models, which is large.
 const MOST: u64 = 1;
@@ -53,7 +53,7 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>
     if !is_true("OPENCODE_DISABLE_PROJECT_CONFIG")
         && let Ok(working) = std::env::current_dir()
     {
-        let root = repository_root(&working);
+        let root = repository::root(&working);
         let project = project_folders(&working, root.as_deref());
         for folder in &project {
             for name in ["opencode.json", "opencode.jsonc"] {
@@ -85,7 +85,7 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>
     if let Some(text) = variable("OPENCODE_CONFIG_CONTENT") {
         let name = "OPENCODE_CONFIG_CONTENT".to_owned();
         let folder = std::env::current_dir().unwrap_or_default();
-        sources.push(opencode::read(&text, name, Trust::User, &Around { folder: &folder, token_variable })?);
+        sources.push(source::read(&text, name, Trust::User, &Around { folder: &folder, token_variable })?);
     }
     for name in ["opencode.json", "opencode.jsonc"] {
         sources.extend(read(&managed_folder().join(name), Trust::User)?);
@@ -180,7 +180,7 @@ pub fn stored_key(provider: &str) -> Option<(String, String)> {
 }
 
 /// The models of `lmstudio` in the list that opencode fetched last. It is large, and read
-/// only if somebody asks for a model that is nowhere else.
+/// only if the user asks for a model that is nowhere else.
 #[derive(Debug, Default)]
 pub struct Catalogue(OnceCell<Vec<String>>);
 
@@ -219,22 +219,6 @@ fn managed_folder() -> PathBuf {
     }
 }
 
-/// The top of the git work tree around `working`, as `git` would find it. A linked work tree
-/// has a `.git` file, and is a limit of its own. Without `git` on PATH opencode finds none.
-pub fn repository_root(working: &Path) -> Option<PathBuf> {
-    let root = working.ancestors().find(|folder| is_repository(&folder.join(".git")))?;
-    let git = if cfg!(windows) { "git.exe" } else { "git" };
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).any(|folder| folder.join(git).is_file()).then(|| root.to_owned())
-}
-
-/// What `git` takes for a repository: a folder with these three, or a file that points to one.
-/// A folder that is none is passed over, as `git` does.
-fn is_repository(path: &Path) -> bool {
-    let pointer = || files::read(path, MOST).is_ok_and(|text| text.starts_with(b"gitdir:"));
-    (path.join("HEAD").exists() && path.join("objects").is_dir() && path.join("refs").is_dir()) || pointer()
-}
-
 fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<ConfigSource>, String> {
     let name = path.display().to_string();
     let text = match read_text(path) {
@@ -243,7 +227,7 @@ fn read(path: &Path, trust: Trust, token_variable: &str) -> Result<Option<Config
         Err(error) => return Err(format!("{name}: cannot be read: {error}")),
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    opencode::read(&text, name, trust, &Around { folder, token_variable }).map(Some)
+    source::read(&text, name, trust, &Around { folder, token_variable }).map(Some)
 }
 
 /// Reads a file that a project may have chosen.
@@ -251,7 +235,7 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     files::read(path, MOST).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Not there, or no folder to look in: `.opencode` may be a file, or somebody else's.
+/// Not there, or no folder to look in: `.opencode` may be a file, or another user's.
 fn is_absent(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)

@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What is kept of each stream; `lms ls` of a thousand models is about 1 MiB.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// How long the rest of the output is looked for once the child is gone. It is in the pipe
-/// already, so this is only spent when somebody else holds the pipe open.
+/// already, so this is only spent when another process holds the pipe open.
 const DRAIN: Duration = Duration::from_millis(50);
 
 /// How a child ended.
@@ -67,7 +67,7 @@ pub async fn run(
     mut on_output: impl FnMut(&[u8]),
 ) -> Finished {
     tracing::debug!(program = %program.display(), ?args, ?limit, "starting a child");
-    // Nobody but this process locks for a child there; and a locked file cannot be read.
+    // The lock stays with this process there: a locked file cannot be lent, and not be read.
     #[cfg(not(unix))]
     let (_kept, lent) = (lent, None);
     let mut spawned = match spawn(program, args, secrets, lent) {
@@ -103,7 +103,7 @@ pub async fn run(
             () = shutdown.forced(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
         }
     };
-    // One deadline for all of it: whoever holds the pipe may go on writing for ever.
+    // One deadline for all of it: a grandchild that holds the pipe may write for ever.
     let until = Instant::now() + DRAIN;
     while let Ok(Some(piece)) = timeout_at(until, stdout.read()).await {
         on_output(piece);

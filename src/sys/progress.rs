@@ -1,5 +1,5 @@
 //! Shows what a slow call is doing: a moving line on a terminal, one line now and then
-//! elsewhere, nothing when nobody wants it. The only file that names indicatif.
+//! elsewhere, nothing where it is not wanted. The only file that names indicatif.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::pure::text::{duration, printable};
 use crate::sys::output::Console;
 
-/// How often a line is printed where there is no terminal, unless somebody said.
+/// How often a line is printed where there is no terminal, unless configured.
 const REMINDER: Duration = Duration::from_secs(30);
 
 /// No percentage is known yet.

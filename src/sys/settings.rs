@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, complaint};
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
-use crate::pure::opencode::{
-    ConfigSource, Subject, Trust, api_key, base_url, key_variable, literal_base_url, user_names_host,
-};
+use crate::pure::opencode::provider::{Subject, api_key, base_url, key_variable, literal_base_url, user_names_host};
+use crate::pure::opencode::source::{ConfigSource, Trust};
 use crate::pure::text::similar;
 
 use crate::sys::http::Token;

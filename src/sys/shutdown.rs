@@ -43,7 +43,7 @@ impl Shutdown {
                 signal = signals.next() => Stop::Signal(signal),
                 () = deadline => Stop::Deadline,
             };
-            // Nobody listens any more when the call has ended; then nothing is lost.
+            // Fails when the call has ended and nothing waits any more.
             let _ = sender.send(Some(stop));
             signals.next().await;
             let _ = force.send(true);
@@ -67,7 +67,8 @@ impl Shutdown {
         }
     }
 
-    /// Waits until somebody asks again for what was asked before: the time for manners is over.
+    /// Waits for a signal after the one that ended the call: the user will not wait for a
+    /// clean end.
     pub async fn forced(&self) {
         if self.forced.clone().wait_for(|forced| *forced).await.is_err() {
             std::future::pending::<()>().await;

@@ -20,9 +20,10 @@ use lmswarm::pure::lmstudio::rest::{ManagementReply, Reading, is_greeting, read_
 use lmswarm::pure::load::{LoadOptions, Placement, load_args, matches_fuzzily};
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
+use lmswarm::pure::opencode::provider::{self, Subject};
 use lmswarm::pure::opencode::roles::{Role, Roles};
 use lmswarm::pure::opencode::schema::check_agent;
-use lmswarm::pure::opencode::{self, ConfigSource, Subject, Substitutions, Trust};
+use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
 use lmswarm::sys::lock::Leader;
@@ -290,7 +291,7 @@ pub fn opencode(bytes: &[u8]) {
     let head = front_matter::parse(&text);
     assert!(head.line >= 1);
     let _ = check_agent(&Json::Object(head.values));
-    let source = match opencode::read(&text, "o.json".to_owned(), Trust::Project, &Around) {
+    let source = match source::read(&text, "o.json".to_owned(), Trust::Project, &Around) {
         Ok(source) => source,
         Err(why) => {
             assert!(why.starts_with("o.json"), "{why}");
@@ -308,7 +309,7 @@ pub fn opencode(bytes: &[u8]) {
     }
     ask(&sources);
     // A source that says nothing changes nothing.
-    let nothing = opencode::read("{}", "n.json".to_owned(), Trust::User, &Around).expect("an object");
+    let nothing = source::read("{}", "n.json".to_owned(), Trust::User, &Around).expect("an object");
     let [source] = sources;
     let before = model_of(std::slice::from_ref(&source));
     assert_eq!(model_of(&[source, nothing]), before);
@@ -317,15 +318,15 @@ pub fn opencode(bytes: &[u8]) {
 fn ask(sources: &[ConfigSource]) {
     let gated = ["lmstudio".to_owned(), "p".to_owned()];
     let subject = Subject { providers: &gated, model: Some("m"), is_built_in: false };
-    if let Some(found) = opencode::base_url(sources, subject) {
+    if let Some(found) = provider::base_url(sources, subject) {
         assert!(!found.text.is_empty());
         assert!(found.place().starts_with("o.json"));
-        let _ = opencode::literal_base_url(found.source, subject);
+        let _ = provider::literal_base_url(found.source, subject);
     }
     let host = BaseUrl::parse("http://h").expect("a base URL");
-    assert!(!opencode::user_names_host(sources, subject, &host), "a project is not the user");
-    assert_eq!(opencode::key_variable(sources, "other"), None, "a project names no variable");
-    let _ = opencode::api_key(sources, "lmstudio").map(|found| found.place());
+    assert!(!provider::user_names_host(sources, subject, &host), "a project is not the user");
+    assert_eq!(provider::key_variable(sources, "other"), None, "a project names no variable");
+    let _ = provider::api_key(sources, "lmstudio").map(|found| found.place());
     let is_known = |_: &str| false;
     let roles = Roles { sources, gated: &gated, is_known: &is_known };
     for pin in roles.all() {
@@ -339,7 +340,7 @@ fn ask(sources: &[ConfigSource]) {
 }
 
 fn model_of(sources: &[ConfigSource]) -> Option<Json> {
-    opencode::find(sources, &["model"]).map(|(value, _)| value.clone())
+    source::find(sources, &["model"]).map(|(value, _)| value.clone())
 }
 
 /// The user's token goes where a key or an address stands, and nowhere else.

@@ -1,4 +1,6 @@
-//! The plugin for opencode as a text: what is installed, and whose a text found there is.
+//! The plugin for opencode as a text: what is installed, and who wrote a text found there.
+
+use crate::pure::fnv::fnv1a;
 
 /// The plugin itself.
 const BODY: &str = include_str!("../../opencode-plugin/lmswarm.js");
@@ -9,27 +11,27 @@ const MARK: &str = "// Written by lmswarm ";
 /// The name of the file.
 pub const FILE: &str = "lmswarm.js";
 
-/// Whose a file is.
+/// Who wrote a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Owner<'a> {
     /// It is what this version writes.
     Current,
-    /// Another version of lmswarm wrote it, and nobody changed it since.
+    /// Another version of lmswarm wrote it, and it is unchanged since.
     Other(&'a str),
-    /// lmswarm wrote it, and somebody changed it since.
+    /// lmswarm wrote it, and it was edited since.
     Changed,
-    /// Somebody else's.
+    /// Not lmswarm.
     Stranger,
 }
 
-/// What is installed: the plugin below a line that tells who wrote it. The checksum tells
-/// later whether somebody made it their own.
+/// What is installed: the plugin below a line with our name and version. The checksum tells
+/// later whether the user has edited it.
 pub fn text() -> String {
-    let sum = checksum(BODY);
+    let sum = fnv1a(BODY);
     format!("{MARK}{} [{sum:016x}]; `lmswarm hook opencode` brings it up to date.\n{BODY}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Tells whose `found` is.
+/// Tells who wrote `found`.
 pub fn owner(found: &str) -> Owner<'_> {
     if found == text() {
         return Owner::Current;
@@ -38,14 +40,9 @@ pub fn owner(found: &str) -> Owner<'_> {
     let Some((mark, body)) = marked else { return Owner::Stranger };
     let Some((version, rest)) = mark.split_once(" [") else { return Owner::Stranger };
     match rest.split_once(']') {
-        Some((sum, _)) if sum == format!("{:016x}", checksum(body)) => Owner::Other(version),
+        Some((sum, _)) if sum == format!("{:016x}", fnv1a(body)) => Owner::Other(version),
         _ => Owner::Changed,
     }
-}
-
-/// FNV-1a: it must tell a change from none, for years and in every version; not more.
-fn checksum(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -53,10 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_known_by_its_mark_and_its_checksum() {
+    fn a_copy_is_known_by_its_mark_and_its_fnv1a() {
         let text = text();
         assert_eq!(owner(&text), Owner::Current);
-        let older = format!("{MARK}0.0.9 [{:016x}]; and so on\nold\n", checksum("old\n"));
+        let older = format!("{MARK}0.0.9 [{:016x}]; and so on\nold\n", fnv1a("old\n"));
         assert_eq!(owner(&older), Owner::Other("0.0.9"));
         assert_eq!(owner(&older.replace("old\n", "mine\n")), Owner::Changed);
         assert_eq!(owner(&text.replace("eager", "lazy")), Owner::Changed);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use crate::pure::opencode::{ConfigSource, find};
+use crate::pure::opencode::source::{ConfigSource, find};
 use crate::pure::text::printable;
 
 /// What a word on the command line asks for.
@@ -156,7 +156,7 @@ impl<'a> Roles<'a> {
     }
 
     /// Everything that is pinned on a gated provider, each role once. What is not set, or
-    /// would be refused when somebody asked for it, is left out.
+    /// would be refused when asked for, is left out.
     pub fn all(&self) -> Vec<RoleModel> {
         let agents = self.names(&["agent", "mode"]).into_iter().map(|name| Role::Agent(name.to_owned()));
         let commands = self.names(&["command"]).into_iter().map(|name| Role::Command(name.to_owned()));
@@ -227,13 +227,13 @@ impl<'a> Roles<'a> {
             Some(value) => self.existing(&Role::Agent(name.to_owned()), &value),
             None if is_there => Err(Unset {
                 reason: format!("opencode's configuration gives the agent `{shown}` no model of its own"),
-                hint: "it works with the model of the turn, which is `main` unless somebody chooses another",
+                hint: "it works with the model of the turn, which is `main` unless the user chooses another",
             }),
             None => Err(unset(format!("opencode's configuration has no agent `{shown}`"))),
         }
     }
 
-    /// The agent that a turn begins with unless somebody chooses another.
+    /// The agent that a turn begins with unless the user chooses another.
     fn default_agent(&self) -> Option<&'a str> {
         let chosen = self.value(vec!["default_agent"]).and_then(|(value, ..)| value.as_str());
         let known = self.names(&["agent", "mode"]);
@@ -349,7 +349,7 @@ fn unset(reason: String) -> Unset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::opencode::{Substitutions, Trust, read};
+    use crate::pure::opencode::source::{Substitutions, Trust, read};
 
     struct Nothing;
 

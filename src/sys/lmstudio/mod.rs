@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use crate::sys::search_path::{self, executable};
 use crate::sys::{files, paths};
 
 /// Finds LM Studio's home the way its own tools do: the pointer file, else the folder of
@@ -34,35 +35,20 @@ pub fn last_port() -> Option<(u16, PathBuf)> {
     Some((port, path))
 }
 
-/// Where `lms` is, or the places where it was looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// Here.
-    Program(PathBuf),
-    /// In none of these places.
-    Nowhere(Vec<String>),
-}
-
 /// Finds the `lms` program: the configured path and no other, else PATH, else LM Studio's
 /// home (`lms bootstrap` need not have put it on PATH).
-pub fn find_lms(configured: Option<&Path>) -> Found {
+///
+/// # Errors
+/// The places where it is not.
+pub fn find_lms(configured: Option<&Path>) -> Result<PathBuf, Vec<String>> {
     if let Some(path) = configured {
-        return if is_program(path) {
-            Found::Program(path.to_owned())
-        } else {
-            Found::Nowhere(vec![format!("{} (configured as lmsPath)", path.display())])
-        };
+        return executable(path).map_err(|_| vec![format!("{} (configured as lmsPath)", path.display())]);
     }
     let name = if cfg!(windows) { "lms.exe" } else { "lms" };
-    let on_path = std::env::var_os("PATH")
-        .iter()
-        .flat_map(std::env::split_paths)
-        // A relative entry would let the working directory choose the program.
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .find(|path| is_program(path));
-    if let Some(path) = on_path {
-        return Found::Program(path);
+    // A relative entry would let the working directory choose the program.
+    let absolute = search_path::folders().into_iter().filter(|folder| folder.is_absolute());
+    if let Ok(path) = search_path::find_in(absolute, name) {
+        return Ok(path);
     }
     let mut tried = vec!["PATH".to_owned()];
     let user = paths::home();
@@ -70,24 +56,13 @@ pub fn find_lms(configured: Option<&Path>) -> Found {
         [home(), user.as_ref().map(|it| it.join(".lmstudio")), user.as_ref().map(|it| it.join(".cache/lm-studio"))];
     for home in homes.into_iter().flatten() {
         let path = home.join("bin").join(name);
-        if is_program(&path) {
-            return Found::Program(path);
+        if let Ok(path) = executable(&path) {
+            return Ok(path);
         }
         let place = path.display().to_string();
         if !tried.contains(&place) {
             tried.push(place);
         }
     }
-    Found::Nowhere(tried)
-}
-
-#[cfg(unix)]
-fn is_program(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(not(unix))]
-fn is_program(path: &Path) -> bool {
-    path.is_file()
+    Err(tried)
 }
