@@ -8,7 +8,7 @@ use crate::cli::HookOpencodeArgs;
 use crate::pure::opencode::plugin::{self, Owner};
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::output::{self, ColorChoice, Console};
-use crate::sys::{files, opencode, paths};
+use crate::sys::{files, paths, repository};
 
 /// Runs the command.
 pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
@@ -52,7 +52,7 @@ fn install(for_project: bool, console: Console) -> Result<(), CommandError> {
         }
         None => format!("{shown} is installed; opencode loads it when it starts next"),
     };
-    files::replace(&path, &plugin::text())
+    files::replace(&path, plugin::text().as_bytes())
         .map_err(|error| CommandError::Config(format!("{shown} cannot be written: {error}"), None))?;
     console.note(&done);
     Ok(())
@@ -77,5 +77,5 @@ fn global() -> Result<PathBuf, CommandError> {
 fn project() -> Result<PathBuf, CommandError> {
     let working = std::env::current_dir()
         .map_err(|error| CommandError::Config(format!("the working directory cannot be found: {error}"), None))?;
-    Ok(opencode::repository_root(&working).unwrap_or(working))
+    Ok(repository::root(&working).unwrap_or(working))
 }

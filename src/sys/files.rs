@@ -1,7 +1,7 @@
-//! Files as a whole: read if they are ordinary, and replaced so that nobody sees a part.
+//! Files as a whole: read if they are ordinary, and replaced in one step.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Reads a file of at most `most` MiB. No device that never ends, no pipe that never begins.
@@ -30,19 +30,31 @@ pub(super) fn read_all(file: File, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes `text` beside `path` and renames it there: a reader sees the old or the new,
-/// never a part. Folders are made; a link is followed, so that it stays one.
+/// Replaces a file by `bytes`, whole: a reader sees the old or the new, never a part. Folders
+/// are made; a link is followed, so that it stays one.
 ///
 /// # Errors
 /// When it cannot be written; the old file is then still there.
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = if path.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
+    replace_by(&mut OpenOptions::new(), &path, bytes)
+}
+
+/// Writes a new file beside `path`, opened with `options`, and renames it there. A link that
+/// was planted under the new file's name is not written through.
+pub(super) fn replace_by(options: &mut OpenOptions, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    // One that a killed process of the same number left behind.
+    let _ = fs::remove_file(&temporary);
+    let written = options
+        .write(true)
+        .create_new(true)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }

@@ -4,17 +4,19 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use crate::sys::files;
+
 /// Why a folder is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoStore {
     /// It cannot be used here (read-only, full, no home): the gate goes on without.
     Unavailable(String),
-    /// Somebody else could write to it: whoever needs it must not go on.
+    /// Another user could write to it: what needs it must not go on.
     Refused(String),
 }
 
-/// Makes an open give a new file to this user alone, not go through a symlink (whoever could
-/// plant one would choose what is written to), and not wait for the other end of a pipe.
+/// Makes an open give a new file to this user alone, not go through a symlink (the one
+/// who planted it would choose what is written to), and not wait for the other end of a pipe.
 #[cfg(unix)]
 pub(super) fn no_follow(options: &mut OpenOptions) {
     use rustix::fs::OFlags;
@@ -26,8 +28,8 @@ pub(super) fn no_follow(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 pub(super) fn no_follow(_: &mut OpenOptions) {}
 
-/// Opens a file of ours. What is no regular file was put there by somebody, and is neither
-/// read nor changed.
+/// Opens a file of ours. What is no regular file was not made by us, and is neither read nor
+/// changed.
 ///
 /// # Errors
 /// When it is none such, or cannot be opened.
@@ -38,6 +40,16 @@ pub(super) fn open(options: &mut OpenOptions, path: impl AsRef<Path>) -> io::Res
         Some(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
         None => Ok(file),
     }
+}
+
+/// Replaces a file of ours by `bytes`, whole. A link in its place is replaced, not followed.
+///
+/// # Errors
+/// When it cannot be written; the old file is then still there.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    no_follow(&mut options);
+    files::replace_by(&mut options, path, bytes)
 }
 
 /// Says what is wrong with such a file, if it is there.
@@ -66,7 +78,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     builder.recursive(true).create(folder)
 }
 
-/// Makes the folder, for this user alone, or checks that nobody else can write to it.
+/// Makes the folder, for this user alone, or checks that no other user can write to it.
 pub(super) fn make_private(folder: &Path) -> Result<(), NoStore> {
     let unavailable = |error: io::Error| {
         NoStore::Unavailable(format!("the state directory {} cannot be used: {error}", folder.display()))

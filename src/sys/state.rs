@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use crate::pure::json::Object;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::sys::files::read_all;
 use crate::sys::lock::{Leadership, LockFile};
-use crate::sys::private::{self, NoStore, make_private, no_follow};
+use crate::sys::private::{self, NoStore, make_private};
 
 /// How many load times are kept of each model.
 const KEPT_LOADS: usize = 5;
@@ -292,24 +292,8 @@ fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
     })
 }
 
-/// By a temporary file and a rename, so that a reader sees the old or the new, whole.
 fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = (|| {
-        // One that a killed process of the same number left behind.
-        let _ = fs::remove_file(&temporary);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        no_follow(&mut options);
-        let mut file = options.open(&temporary)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        drop(file);
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    private::replace(path, &serde_json::to_vec(value)?)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod lms;
 mod opencode;
 mod opencode_real;
 mod output;
+mod planted_links;
 mod proxy;
 mod rest;
 mod roles;
