@@ -1,6 +1,6 @@
 //! What must hold of every input from outside, whatever its bytes. Each check takes one input
 //! and panics where a promise is broken. The fuzz targets feed them with a nightly toolchain,
-//! `tests/it/inputs.rs` on any: with the seeds, and with spoilt copies of them.
+//! `tests/it/parsers.rs` on any: with the seeds, and with spoilt copies of them.
 
 #![allow(dead_code, reason = "each fuzz target uses one check")]
 

@@ -117,18 +117,6 @@ fn the_older_plugins_file_is_a_base() {
     assert_eq!(machine.ensure(&[LLAMA]).expect(0).json()["failMode"], "hybrid");
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn a_state_directory_that_cannot_be_made_is_a_warning() {
-    let machine = Machine::new();
-    // Nobody can make a folder there, not even root, just as in a home that is read-only.
-    let mut command = machine.command(&["ensure", "--json", LLAMA]);
-    run(command.env("XDG_CACHE_HOME", "/proc/nowhere")).expect(0).says("going on without lock and memory").json();
-    let model = machine.ensure(&["google/gemma-3-12b", "--state-dir", "/proc/lmswarm"]).expect(0);
-    model.says("the state directory /proc/lmswarm cannot be used").json();
-    assert_eq!(machine.loads(LLAMA), 1);
-}
-
 #[test]
 fn a_call_without_a_home_works() {
     let machine = Machine::new();
@@ -150,4 +138,12 @@ fn a_full_disk_is_a_warning() {
     std::fs::create_dir(state.join(format!("{slug}.json"))).unwrap();
     let run = machine.ensure(&[LLAMA, "--state-dir", state.to_str().unwrap()]).expect(0);
     run.says("the state directory cannot be written").json();
+}
+
+#[test]
+fn a_misspelt_variable_is_a_warning() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    let mut command = machine.command(&["ensure", LLAMA]);
+    run(command.env("LMSWARM_FAIL_MOD", "open")).expect(0).says("did you mean `LMSWARM_FAIL_MODE`?");
 }

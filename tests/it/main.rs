@@ -5,33 +5,71 @@
 #![expect(clippy::print_stderr, reason = "a test that fails prints the record")]
 #![expect(clippy::needless_pass_by_value, reason = "`json!({ … })` reads better without a `&` before it")]
 
+mod authentication;
+mod base_url;
+mod callers;
 #[cfg(unix)]
 mod campaign;
-mod campaign_found;
-mod config;
+mod cancellation;
+mod cold_load;
 #[cfg(unix)]
-mod e2e;
-mod ensure;
+mod completions;
+mod config;
+mod cooldown;
+mod copies;
+#[cfg(unix)]
+mod desk;
+mod download;
+mod drift;
+mod endless_input;
+mod escaping;
+mod eviction;
 mod examples;
-mod failures;
-mod fleet;
-mod hardening;
-mod herd;
-mod hook_opencode;
-mod inputs;
-mod limits;
-mod lms;
-mod opencode;
-mod opencode_real;
+mod fail_mode;
+mod help;
+#[cfg(unix)]
+mod keep_warm;
+mod leader;
+mod link;
+mod lists;
+mod lms_program;
+mod load_failures;
+mod log_file;
+mod model_names;
+mod not_downloaded;
+mod not_lm_studio;
+mod one_load;
+mod opencode_address;
+mod opencode_config;
+#[cfg(unix)]
+mod opencode_from_a_shell;
 mod output;
+mod parsers;
+#[cfg(unix)]
+mod planted;
 mod planted_links;
+#[cfg(unix)]
+mod plugin;
+#[cfg(unix)]
+mod plugin_in_node;
+mod plugin_install;
 mod proxy;
-mod rest;
+mod rest_load;
 mod roles;
 mod run;
-mod security;
-mod server;
+mod server_start;
+mod several_models;
+#[cfg(unix)]
+mod shell_hook;
+#[cfg(unix)]
 mod shells;
 mod simulator;
+#[cfg(unix)]
+mod state_dir;
+mod still_loading;
 mod support;
 mod token;
+mod usage;
+mod verdict_cache;
+mod waiting;
+mod warm;

@@ -62,22 +62,6 @@ fn colour_comes_only_when_wanted() {
 }
 
 #[test]
-fn the_log_file_is_written_by_work_and_not_by_a_warm_call() {
-    let machine = Machine::new();
-    let log = machine.path("lmswarm.log");
-    let args = ["ensure", LLAMA, "--log-file", log.to_str().unwrap()];
-    machine.preload(LLAMA);
-    assert_eq!(machine.run(&args).expect(0).stderr, "");
-    assert!(!log.exists());
-    machine.control("evict", json!({ "identifier": LLAMA }));
-    machine.run(&args).expect(0).says("is loaded");
-    let text = std::fs::read_to_string(&log).unwrap();
-    assert!(text.contains(LLAMA), "{text}");
-    machine.control("evict", json!({ "identifier": LLAMA }));
-    machine.run(&["ensure", LLAMA, "--log-file", "/nowhere/x.log"]).expect(0).says("cannot write the log file");
-}
-
-#[test]
 fn a_reader_that_went_away_is_no_error() {
     let machine = Machine::new();
     machine.preload(LLAMA);
@@ -90,28 +74,4 @@ fn a_reader_that_went_away_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
-}
-
-/// The exit codes and the options stand in the code, in `--help` and in the README: one table each.
-#[test]
-fn help_readme_and_code_agree() {
-    let machine = Machine::bare();
-    let help = machine.run(&["ensure", "--help"]).expect(0).stdout;
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    assert!(help.contains(lmswarm::pure::outcome::exit::HELP.lines().next().unwrap()));
-    for line in lmswarm::pure::outcome::exit::HELP.lines().skip(1) {
-        let (codes, meaning) = line.trim().split_once("   ").unwrap_or_else(|| line.trim().split_once("  ").unwrap());
-        assert!(readme.contains(meaning.trim()), "README lacks exit code {codes}: {meaning}");
-    }
-    for spec in lmswarm::pure::config::options::OPTIONS {
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}`", spec.key)));
-        let row = row.unwrap_or_else(|| panic!("README has no row for {}", spec.key));
-        if !spec.is_for_file_alone() {
-            assert!(help.contains(&format!("--{}", spec.flag)), "--help lacks --{}", spec.flag);
-            assert!(
-                row.contains(&format!("`--{}`", spec.flag)) && row.contains(&format!("`{}`", spec.variable())),
-                "{row}"
-            );
-        }
-    }
 }

@@ -1,5 +1,5 @@
-//! A reverse proxy in front of LM Studio: a path prefix, TLS, and a host that `lms` cannot
-//! be pointed at.
+//! Proxies: a reverse proxy in front of LM Studio (a path prefix, TLS, a host that `lms` cannot be
+//! pointed at), and those of the environment.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::support::{LLAMA, Machine, run};
+use crate::support::{LLAMA, Machine, free_port, run};
 
 /// Forwards requests below `/lm` to `upstream`; returns its port.
 fn proxy(upstream: u16, tls: Option<Arc<ServerConfig>>) -> u16 {
@@ -84,4 +84,16 @@ fn https_works_with_the_certificates_of_the_system_and_with_no_others() {
     machine.write("none.pem", "");
     let report = call("none.pem").expect(1).says("the system's certificates cannot be loaded").json();
     assert_eq!(report["proceed"], false);
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_not_asked_for_this_machine() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    for url in [machine.base_url(), format!("http://localhost:{}", machine.rest_port)] {
+        let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url", &url]);
+        command.envs([("HTTP_PROXY", &dead), ("http_proxy", &dead), ("ALL_PROXY", &dead)]);
+        crate::support::run(&mut command).expect(0).json();
+    }
 }

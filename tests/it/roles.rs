@@ -3,10 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{GEMMA, LLAMA, Machine, QWEN, Run, run};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN, Run, TOKEN, run};
 
 const GLOBAL: &str = ".config/opencode/opencode.json";
-const TOKEN: &str = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
 
 /// A provider whose models are the simulator's.
 fn provider(url: &str) -> Value {

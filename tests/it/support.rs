@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -15,6 +16,9 @@ use tempfile::TempDir;
 pub const LLAMA: &str = "llama-3.2-1b-instruct";
 pub const GEMMA: &str = "google/gemma-3-12b";
 pub const QWEN: &str = "qwen/qwen3-coder-30b";
+
+/// An API token as LM Studio makes them.
+pub const TOKEN: &str = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
 
 /// Longest that any single wait of a test may take: a hang is a failure, not a wait.
 const CAP: Duration = Duration::from_secs(60);
@@ -445,8 +449,23 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
+}
+
+/// A server that answers everything with these bytes.
+pub fn stranger(answer: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(answer);
+        }
+    });
+    port
 }
 
 fn port(value: &Value) -> Option<u16> {

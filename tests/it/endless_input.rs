@@ -11,11 +11,12 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::support::{GEMMA, LLAMA, Machine, Run, run, until};
+use crate::support::{GEMMA, LLAMA, Machine, Run, TOKEN, run, until};
 
 const CONFIG: &str = ".config/lmswarm/config.json";
+
 const OPENCODE: &str = ".config/opencode/opencode.json";
-const TOKEN: &str = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
+
 const GIGABYTE: u64 = 1 << 30;
 
 /// Most memory for data, in KiB.

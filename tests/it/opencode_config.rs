@@ -27,9 +27,13 @@ struct Layout {
 }
 
 const GLOBAL: &str = ".config/opencode/opencode.json";
+
 const A: &str = r#"{"model":"lmstudio/a"}"#;
+
 const B: &str = r#"{"model":"lmstudio/b"}"#;
+
 const C: &str = r#"{"model":"lmstudio/c"}"#;
+
 const S: &str = r#"{"small_model":"lmstudio/s","provider":{"lmstudio":{"models":{"s":{}}}}}"#;
 
 macro_rules! layout {
@@ -194,6 +198,7 @@ const LAYOUTS: &[Layout] = &[
 ];
 
 const GLOBAL_C: &str = ".config/opencode/opencode.jsonc";
+
 const AGENT: &str = "---\ndescription: an agent\nmodel: lmstudio/md\n---\nDo it.\n";
 
 /// What opencode does not start with. Were it to refuse another one, there would be nothing to

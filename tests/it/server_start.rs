@@ -1,26 +1,8 @@
-//! The server: off, elsewhere, not there, not LM Studio.
-
-use std::io::{Read, Write};
-use std::net::TcpListener;
+//! Starting LM Studio's server, and LM Studio itself.
 
 use serde_json::json;
 
 use crate::support::{LLAMA, Machine, free_port};
-
-/// A server that answers everything with these bytes.
-pub fn stranger(answer: &'static [u8]) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut head = [0; 4096];
-            let _ = stream.read(&mut head);
-            let _ = stream.write_all(answer);
-        }
-    });
-    port
-}
 
 #[test]
 fn a_server_that_is_off_is_started_on_the_port_of_the_base_url() {
@@ -52,6 +34,39 @@ fn a_server_on_another_port_is_never_moved() {
     let run = run.says(&format!("runs on port {} (from ", machine.rest_port));
     let run = run.says(&format!("the base URL says {other} (from --base-url)"));
     assert_eq!(run.model()["category"], "server-unreachable");
+    assert_eq!(machine.lms_calls().len(), 0);
+}
+
+#[test]
+fn a_running_server_is_not_moved_because_it_is_slow_to_greet() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "slow", "ms": 900 }]));
+    let url = format!("http://127.0.0.1:{}/v1", crate::support::free_port());
+    machine.ensure(&[LLAMA, "--base-url", &url]).expect(3).says("runs on port").json();
+    machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "hang" }]));
+    machine.ensure(&[LLAMA, "--base-url", &url, "--probe-timeout-ms", "300"]).expect(75).json();
+    assert_eq!(machine.events("rest-stop").len(), 0);
+}
+
+#[test]
+fn only_one_of_two_ports_gets_the_server() {
+    let machine = Machine::with_server_off();
+    let urls = [machine.base_url(), format!("http://127.0.0.1:{}", crate::support::free_port())];
+    let callers: Vec<_> = urls.iter().map(|url| machine.start(&[LLAMA, "--base-url", url])).collect();
+    let mut codes: Vec<i32> = callers.into_iter().map(|it| it.end().code).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 3]);
+    assert_eq!(machine.events("rest-start").len(), 1);
+}
+
+#[test]
+fn no_server_is_started_on_a_proxys_port_or_an_ipv6_address() {
+    let machine = Machine::with_server_off();
+    let port = machine.rest_port;
+    let proxy = format!("http://127.0.0.1:{port}/lm/v1");
+    machine.ensure(&[LLAMA, "--base-url", &proxy]).expect(3).says("start the proxy").json();
+    let ipv6 = format!("http://[::1]:{port}");
+    machine.ensure(&[LLAMA, "--base-url", &ipv6]).expect(3).says("write 127.0.0.1").json();
     assert_eq!(machine.lms_calls().len(), 0);
 }
 
@@ -148,61 +163,4 @@ fn nothing_is_ever_started_for_another_host() {
     let run = machine.ensure(&[LLAMA, "--base-url", "http://lmstudio.invalid:1234"]).expect(3);
     assert_eq!(run.says("cannot be connected to").model()["category"], "server-unreachable");
     assert_eq!(machine.lms_calls().len(), 0);
-}
-
-#[test]
-fn another_program_on_the_port_is_named() {
-    let machine = Machine::new();
-    let port = stranger(
-        b"HTTP/1.0 200 OK\r\nServer: nginx\r\nContent-Type: text/html\r\n\r\n<html>Welcome to\x1b[2J nginx</html>",
-    );
-    let run = machine.ensure(&[LLAMA, "--base-url", &format!("http://127.0.0.1:{port}")]).expect(3);
-    let run = run.says("is not LM Studio: status 200, nginx, text/html: \"<html>Welcome to\\u{1b}[2J nginx</html>\"");
-    assert_eq!(run.model()["category"], "not-lm-studio");
-    assert_eq!(machine.lms_calls().len(), 0);
-}
-
-#[test]
-fn a_program_that_speaks_no_http_is_no_lm_studio() {
-    let machine = Machine::new();
-    let port = stranger(b"220 mail.example ESMTP\r\n");
-    machine.ensure(&[LLAMA, "--base-url", &format!("http://127.0.0.1:{port}")]).expect(75).says("cannot tell what");
-}
-
-#[test]
-fn a_redirect_is_not_followed() {
-    let machine = Machine::new();
-    machine.preload(LLAMA);
-    let port = stranger(b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
-    machine.ensure(&[LLAMA, "--base-url", &format!("http://127.0.0.1:{port}")]).expect(3).says("status 302");
-}
-
-#[test]
-fn a_proxy_of_the_environment_is_not_asked_for_this_machine() {
-    let machine = Machine::new();
-    machine.preload(LLAMA);
-    let dead = format!("http://127.0.0.1:{}", free_port());
-    for url in [machine.base_url(), format!("http://localhost:{}", machine.rest_port)] {
-        let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url", &url]);
-        command.envs([("HTTP_PROXY", &dead), ("http_proxy", &dead), ("ALL_PROXY", &dead)]);
-        crate::support::run(&mut command).expect(0).json();
-    }
-}
-
-#[test]
-fn every_spelling_of_the_base_url_works() {
-    let machine = Machine::new();
-    machine.preload(LLAMA);
-    let port = machine.rest_port;
-    for url in [
-        format!("http://127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{port}/"),
-        format!("http://localhost:{port}/v1/"),
-    ] {
-        machine.ensure(&[LLAMA, "--base-url", &url]).expect(0).json();
-    }
-    machine
-        .run(&["ensure", LLAMA, "--base-url", "127.0.0.1:1234"])
-        .expect(2)
-        .says("did you mean `http://127.0.0.1:1234`?");
 }

@@ -1,12 +1,11 @@
 //! The address of the server as opencode's configuration gives it, and whom it may make us
 //! trust.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{LLAMA, Machine, Run, run};
+use crate::support::{LLAMA, Machine, Run, TOKEN, run};
 
 const GLOBAL: &str = ".config/opencode/opencode.json";
-const TOKEN: &str = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
 
 fn provider(url: &str) -> String {
     json!({ "provider": { "lmstudio": { "options": { "baseURL": url } } } }).to_string()
@@ -143,4 +142,31 @@ fn listening_proxy() -> (String, impl Fn() -> String) {
         }
     });
     (url, move || std::mem::take(&mut *heard.lock().expect("no panic")))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_project_cannot_put_the_environment_into_an_address() {
+    let machine = Machine::new();
+    let folder = machine.path("work");
+    std::fs::create_dir(&folder).unwrap();
+    let call = |url: &str| {
+        let provider: Value = json!({ "provider": { "lmstudio": { "options": { "baseURL": url } } } });
+        machine.write("work/opencode.json", &provider.to_string());
+        let mut command = machine.command(&["ensure", "--json", LLAMA]);
+        run(command.env_remove("LMSWARM_BASE_URL").env("LM_API_TOKEN", "hush-hush").current_dir(&folder))
+    };
+    machine.write(".secret", "hush-hush");
+    for reference in ["{env:LM_API_TOKEN}", "${LM_API_TOKEN}", "{file:~/.secret}"] {
+        let failed = call(&format!("http://llm.invalid/{reference}/v1")).expect(78).says("only this project names");
+        assert!(!format!("{failed:?}").contains("hush"), "{failed:?}");
+    }
+    let failed = call("http://llm.invalid:1234/v1").expect(3);
+    assert!(!format!("{failed:?}").contains("hush"), "{failed:?}");
+    call("{file:/dev/zero}").expect(78).says("no regular file").json();
+    std::fs::remove_file(machine.path("work/opencode.json")).unwrap();
+    let fifo = machine.path("work/opencode.json");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut command = machine.command(&["ensure", "--json", LLAMA]);
+    run(command.env_remove("LMSWARM_BASE_URL").current_dir(&folder)).expect(78).says("no regular file").json();
 }

@@ -1,0 +1,33 @@
+//! A server that requires an API token: the right one, a wrong one, none.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine, TOKEN, run};
+
+#[test]
+fn a_right_token_is_all_it_takes() {
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    let model = run(machine.command(&["ensure", "--json", LLAMA]).env("LM_API_TOKEN", TOKEN)).expect(0).model();
+    assert_eq!((&model["action"], &model["source"]), (&json!("loaded"), &json!("rest-v1")));
+    let mine =
+        run(machine.command(&["ensure", "--json", LLAMA, "--api-token-env", "MINE"]).env("MINE", TOKEN)).expect(0);
+    assert_eq!(mine.model()["source"], "rest-v1");
+}
+
+#[test]
+fn a_wrong_token_is_refused_and_nobody_else_is_asked() {
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    machine.preload(LLAMA);
+    let wrong = run(machine.command(&["ensure", "--json", LLAMA]).env("LM_API_TOKEN", "sk-lm-wrong")).expect(7);
+    let wrong = wrong.says("refuses the API token in the variable LM_API_TOKEN");
+    assert!(!format!("{wrong:?}").contains("sk-lm-wrong"));
+    assert_eq!(wrong.model()["category"], "unauthorized");
+    assert_eq!(machine.lms_calls().len(), 0);
+}
+
+#[test]
+fn a_missing_token_is_an_error_where_nothing_else_can_tell() {
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    std::fs::remove_file(machine.path("bin/lms")).unwrap();
+    machine.ensure(&[LLAMA]).expect(7).says("requires an API token, and the variable LM_API_TOKEN holds none");
+}

@@ -1,0 +1,120 @@
+//! The cooldown: failures that are replayed, and those that are not.
+
+use serde_json::{Value, json};
+
+use crate::callers::{all_have_looked, all_models};
+use crate::support::{LLAMA, Machine, run, until};
+
+/// Makes what is remembered on this machine older, as if time had passed.
+fn age_memory(machine: &Machine, by_ms: u64) {
+    fn age(value: &mut Value, by_ms: u64) {
+        match value {
+            Value::Object(members) => {
+                if let Some(at) = members.get("atMs").and_then(Value::as_u64) {
+                    members.insert("atMs".to_owned(), (at - by_ms).into());
+                }
+                members.values_mut().for_each(|it| age(it, by_ms));
+            }
+            Value::Array(items) => items.iter_mut().for_each(|it| age(it, by_ms)),
+            _ => {}
+        }
+    }
+    let place = format!(".cache/lmswarm/http-localhost-{}.json", machine.rest_port);
+    let mut facts: Value =
+        serde_json::from_slice(&std::fs::read(machine.path(&place)).expect("a memory")).expect("JSON");
+    age(&mut facts, by_ms);
+    machine.write(&place, &facts.to_string());
+}
+
+#[test]
+fn a_load_that_fails_is_tried_once_by_the_whole_herd_and_once_more_after_the_cooldown() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    machine.faults(json!([{ "on": "load", "kind": "crash", "percent": 60 }]));
+    let callers = machine.start_many(50, &[LLAMA]);
+    all_have_looked(&machine, 50);
+    machine.release();
+    let models = all_models(callers, 5);
+    let (tried, told): (Vec<&Value>, Vec<&Value>) = models.iter().partition(|it| it["replayed"] == false);
+    assert_eq!((tried.len(), told.len(), machine.loads(LLAMA)), (1, 49, 1));
+    for model in told {
+        assert_eq!((&model["category"], &model["reason"]), (&json!("load-failed"), &tried[0]["reason"]));
+        assert!(model["ageMs"].as_u64().unwrap() < 60_000, "{model}");
+    }
+    machine.ensure(&[LLAMA]).expect(5).says("`--fresh` tries again now").json();
+    assert_eq!(machine.loads(LLAMA), 1);
+    machine.configure(json!({}));
+    age_memory(&machine, 60_000);
+    assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], false);
+    assert_eq!(machine.loads(LLAMA), 2);
+    machine.faults(json!([]));
+    age_memory(&machine, 60_000);
+    machine.ensure(&[LLAMA]).expect(0).json();
+    assert_eq!(machine.loads(LLAMA), 3);
+}
+
+#[test]
+fn fresh_tries_again_at_once() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "load", "kind": "crash", "times": 1 }]));
+    let first = machine.ensure(&[LLAMA]).expect(5).model();
+    assert_eq!((&first["replayed"], &first["ageMs"]), (&json!(false), &json!(null)));
+    let second = machine.ensure(&[LLAMA]).expect(5).model();
+    assert_eq!(second["replayed"], true);
+    assert!(second["ageMs"].is_u64());
+    machine.ensure(&[LLAMA, "--fresh"]).expect(0);
+    assert_eq!(machine.loads(LLAMA), 2);
+}
+
+#[test]
+fn other_options_deserve_another_try() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "load", "kind": "refuse", "times": 1 }]));
+    machine.ensure(&[LLAMA, "--context-length", "100000"]).expect(5);
+    machine.ensure(&[LLAMA, "--context-length", "4096"]).expect(0);
+}
+
+#[test]
+fn a_load_that_takes_lm_studio_down_is_not_repeated_by_every_waiter() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    machine.install_app();
+    let callers = machine.start_many(4, &[LLAMA]);
+    machine.wait_for_event("load-begin");
+    until("the load holds", || machine.state()["loads"][0]["held"] == true);
+    machine.crash();
+    for caller in callers {
+        assert_eq!(caller.end().expect(5).model()["category"], "load-failed");
+    }
+    assert_eq!(machine.loads(LLAMA), 1);
+}
+
+#[test]
+fn a_failure_that_no_longer_holds_is_not_replayed() {
+    let catalogue = json!({ "catalogue": [{ "modelKey": "acme/new-model" }], "downloadMs": 50 });
+    let machine = Machine::with(catalogue);
+    machine.faults(json!([{ "on": "lms get", "kind": "fail", "times": 1 }]));
+    machine.ensure(&["acme/new-model", "--download"]).expect(4).json();
+    let mut lms = std::process::Command::new(machine.path("bin/lms"));
+    assert!(run(lms.args(["get", "acme/new-model", "-y"]).env("HOME", machine.home())).code == 0);
+    machine.ensure(&["acme/new-model", "--download"]).expect(0).json();
+    for _ in 0..2 {
+        assert_eq!(machine.ensure(&["gemma", "--download"]).expect(4).model()["replayed"], false);
+    }
+    for path in ["/nowhere/lms", machine.path("bin/lms").to_str().unwrap()] {
+        let code = machine.ensure(&[LLAMA, "--loader", "lms", "--lms-path", path]).code;
+        assert_eq!(code, if path == "/nowhere/lms" { 5 } else { 0 });
+    }
+}
+
+#[test]
+fn a_failure_is_not_replayed_while_somebody_loads_the_model() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "load", "kind": "crash", "times": 1 }]));
+    machine.ensure(&[LLAMA]).expect(5).json();
+    machine.configure(json!({ "holdLoads": true }));
+    let other = machine.start(&[LLAMA, "--state-dir", machine.path("other").to_str().unwrap()]);
+    machine.wait_for("a second load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() == 2);
+    let caller = machine.start(&[LLAMA]);
+    machine.release();
+    caller.end().expect(0).json();
+    other.end().expect(0).json();
+}

@@ -1,0 +1,127 @@
+//! A model that is still loading is not ready, even where no list tells the two apart.
+
+use serde_json::json;
+
+use crate::support::{LLAMA, Machine, TOKEN};
+
+/// The machines on which a list shows an instance that is still loading like a ready one:
+/// `lms ps` must tell, or there is no `/api/v0`.
+fn machines_that_cannot_tell() -> [Machine; 2] {
+    [json!({ "token": TOKEN, "holdLoads": true }), json!({ "v0": false, "holdLoads": true })].map(Machine::with)
+}
+
+#[test]
+fn a_model_that_is_being_loaded_is_not_ready_even_where_no_list_tells() {
+    for machine in machines_that_cannot_tell() {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        let callers = machine.start_many(3, &[LLAMA]);
+        let early = machine.ensure(&[LLAMA, "--lock-wait-timeout-ms", "300"]).expect(75);
+        assert_eq!(early.model()["category"], "lock-timeout");
+        machine.release();
+        for caller in callers {
+            assert_eq!(caller.end().expect(0).model()["action"], "waited");
+        }
+        assert_eq!(leader.end().expect(0).model()["action"], "loaded");
+        assert_eq!(machine.loads(LLAMA), 1);
+    }
+}
+
+#[test]
+fn a_load_that_crashes_fails_everybody_even_where_no_list_tells() {
+    for machine in machines_that_cannot_tell() {
+        machine.faults(json!([{ "on": "load", "kind": "crash", "percent": 60 }]));
+        let callers = machine.start_many(4, &[LLAMA]);
+        machine.wait_for_event("load-begin");
+        machine.release();
+        for caller in callers {
+            assert_eq!(caller.end().expect(5).model()["category"], "load-failed");
+        }
+        assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], true);
+        assert_eq!(machine.loads(LLAMA), 1);
+    }
+}
+
+#[test]
+fn a_load_that_hangs_is_not_taken_for_ready() {
+    let machines = machines_that_cannot_tell();
+    let calls = machines.each_ref().map(|machine| {
+        machine.faults(json!([{ "on": "load", "kind": "hang" }, { "on": "lms load", "kind": "ignore-sigint" }]));
+        machine.start(&[LLAMA, "--load-timeout-ms", "400"])
+    });
+    for call in calls {
+        assert_eq!(call.end().expect(5).model()["category"], "load-timeout");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_load_that_lost_its_leader_is_not_taken_for_ready_even_where_no_list_tells() {
+    for machine in machines_that_cannot_tell() {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        leader.signal(rustix::process::Signal::KILL);
+        assert_eq!(leader.end().code, 137);
+        let early = machine.ensure(&[LLAMA, "--timeout", "700ms"]).expect(75);
+        assert_eq!(early.model()["category"], "deadline");
+        let callers = machine.start_many(3, &[LLAMA]);
+        machine.release();
+        for caller in callers {
+            caller.end().expect(0).json();
+        }
+        assert_eq!(machine.loads(LLAMA), 1);
+        assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "none");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_leader_that_is_stopped_keeps_nobody_even_where_no_list_tells() {
+    use rustix::process::Signal;
+    let machines = machines_that_cannot_tell();
+    // Side by side: a waiter gives such a leader some time.
+    let calls = machines.each_ref().map(|machine| {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        leader.signal(Signal::STOP);
+        let waiter = machine.start(&[LLAMA]);
+        machine.release();
+        (leader, waiter)
+    });
+    for (leader, waiter) in calls {
+        assert_eq!(waiter.end().expect(0).model()["action"], "waited");
+        leader.signal(Signal::CONT);
+        leader.end().expect(0).json();
+    }
+}
+
+#[test]
+fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_tell() {
+    for kind in ["null", "hang"] {
+        let machine = Machine::with(json!({ "restVersion": "v0", "holdLoads": true }));
+        machine.control("load", json!({ "key": LLAMA, "takesTime": true }));
+        machine.faults(json!([{ "on": "GET /api/v0/models", "kind": kind, "times": 1 }]));
+        let caller = machine.start(&[LLAMA, "--probe-timeout-ms", "1000"]);
+        machine.wait_for("a look after the fault", |record| {
+            let asked = record.iter().filter(|it| it["path"] == "/api/v0/models" && it["status"] == 200);
+            asked.count() >= 2
+        });
+        machine.release();
+        assert_eq!(caller.end().expect(0).model()["source"], "rest-v0", "{kind}");
+        assert_eq!(machine.lms_calls().len(), 0, "{kind}: `lms ps` shows a load like a ready one");
+    }
+}
+
+#[test]
+fn one_answer_of_v0_that_is_missing_does_not_make_a_loading_model_ready() {
+    for kind in ["status", "garbage", "reset"] {
+        let machine = Machine::with(json!({ "holdLoads": true }));
+        let other = machine.start(&[LLAMA, "--state-dir", machine.path("other").to_str().unwrap()]);
+        machine.wait_for_event("load-begin");
+        machine.faults(json!([{ "on": "GET /api/v0/models", "kind": kind }]));
+        assert_eq!(machine.ensure(&[LLAMA]).expect(75).model()["category"], "unknown-state");
+        machine.faults(json!([]));
+        machine.release();
+        other.end().expect(0).json();
+    }
+}
