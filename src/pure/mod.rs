@@ -3,7 +3,6 @@
 pub mod base_url;
 pub mod config;
 pub mod eviction;
-
 pub mod fnv;
 pub mod http;
 pub mod json;

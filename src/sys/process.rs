@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::sys::shutdown::{Shutdown, Stop};
 
 /// How long a child that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a child that was asked to stop is gone.
+const POLL: Duration = Duration::from_millis(5);
 /// What is kept of each stream; `lms ls` of a thousand models is about 1 MiB.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// How long the rest of the output is looked for once the child is gone. It is in the pipe
@@ -26,7 +28,7 @@ const DRAIN: Duration = Duration::from_millis(50);
 pub enum Exit {
     /// By itself, with this code.
     Code(i32),
-    /// By a signal that was not ours.
+    /// By a signal that was not ours: it crashed, or a limit of memory or time was over.
     Signal(i32),
     /// Its limit was over; it was ended.
     LimitExpired,
@@ -52,6 +54,21 @@ impl Finished {
     pub fn succeeded(&self) -> bool {
         matches!(self.exit, Exit::Code(0))
     }
+
+    /// Whether it failed for a reason that lies with this process or its environment: it could
+    /// not be started, was ended from outside, or had no file to open. Another caller need not
+    /// meet the same, so this is nothing to remember as the answer of what was called.
+    pub fn is_local_failure(&self) -> bool {
+        match self.exit {
+            // The codes are those of a shell, for what cannot be started and what a signal ended.
+            Exit::NotStarted(_) | Exit::Signal(_) | Exit::Stopped(_) | Exit::Code(126..=192) => true,
+            Exit::Code(0) | Exit::LimitExpired => false,
+            Exit::Code(_) => {
+                let said = String::from_utf8_lossy(&self.stderr);
+                ["EMFILE", "ENFILE", "oo many open files"].iter().any(|it| said.contains(it))
+            }
+        }
+    }
 }
 
 /// Runs `program` with `args`, without the variables `secrets`, and waits for its end.
@@ -76,31 +93,40 @@ pub async fn run(
     };
     let mut stdout = Stream::new(spawned.stdout.take());
     let mut stderr = Stream::new(spawned.stderr.take());
-    let mut child = Dismissed(spawned);
-    let mut ending: Option<Exit> = None;
-    let timer = sleep_until(Instant::now() + limit);
-    tokio::pin!(timer);
-    let status = loop {
-        tokio::select! {
-            status = child.0.wait() => break status,
-            Some(piece) = stdout.read() => on_output(piece),
-            Some(_) = stderr.read() => {}
-            () = &mut timer => {
-                if ending.is_none() {
-                    ending = Some(Exit::LimitExpired);
-                    ask_to_stop(&mut child.0);
-                } else {
-                    // An error means that it is gone already.
-                    let _ = child.0.start_kill();
+    let mut child = Guarded::new(spawned);
+    let ended = {
+        let expired = sleep(limit);
+        tokio::pin!(expired);
+        loop {
+            tokio::select! {
+                biased;
+                status = child.process.wait() => break Ok(status),
+                stop = shutdown.stopped() => break Err(Exit::Stopped(stop)),
+                () = &mut expired => break Err(Exit::LimitExpired),
+                Some(piece) = stdout.read() => on_output(piece),
+                Some(_) = stderr.read() => {}
+            }
+        }
+    };
+    let exit = match (ended, child.process.try_wait()) {
+        (Ok(status), _) => status.map_or_else(Exit::NotStarted, exit_of),
+        // It ended by itself at the same moment.
+        (Err(_), Ok(Some(status))) => exit_of(status),
+        (Err(reason), _) => {
+            child.ask_to_stop();
+            let grace = sleep(GRACE);
+            tokio::pin!(grace);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = child.gone() => break,
+                    () = shutdown.forced() => break child.kill().await,
+                    () = &mut grace => break child.kill().await,
+                    Some(piece) = stdout.read() => on_output(piece),
+                    Some(_) = stderr.read() => {}
                 }
-                timer.as_mut().reset(Instant::now() + GRACE);
             }
-            stop = shutdown.stopped(), if ending.is_none() => {
-                ending = Some(Exit::Stopped(stop));
-                ask_to_stop(&mut child.0);
-                timer.as_mut().reset(Instant::now() + GRACE);
-            }
-            () = shutdown.forced(), if ending.is_some() => timer.as_mut().reset(Instant::now()),
+            reason
         }
     };
     // One deadline for all of it: a grandchild that holds the pipe may write for ever.
@@ -109,29 +135,117 @@ pub async fn run(
         on_output(piece);
     }
     while let Ok(Some(_)) = timeout_at(until, stderr.read()).await {}
-    let exit = ending.unwrap_or_else(|| match status {
-        Ok(status) => exit_of(status),
-        Err(error) => Exit::NotStarted(error),
-    });
     tracing::debug!(?exit, "the child ended");
     Finished { exit, stdout: stdout.kept, stderr: stderr.kept }
 }
 
-/// A child that is asked to stop when the call is dropped, as `run` does when its command
-/// ends: a killed `lms load` would leave its load to chance.
-struct Dismissed(Child);
+/// A child with the processes that it has started itself: an `lms` that is a shell's script
+/// leaves the work to another one. All of them are asked to stop when the call is dropped, as
+/// `run` does when its command ends: a killed `lms load` would leave its load to chance.
+///
+/// A child that has ended by itself has left behind what it meant to (`lms server start` and
+/// `lms daemon up` start LM Studio): that is not touched.
+struct Guarded {
+    process: Child,
+    group: Group,
+}
 
-impl Drop for Dismissed {
+impl Guarded {
+    fn new(process: Child) -> Self {
+        Self { group: Group::led_by(&process), process }
+    }
+
+    /// Asks the way its user would, with Ctrl-C, where that is possible.
+    fn ask_to_stop(&mut self) {
+        if !self.group.interrupt() {
+            // An error means that it is gone already.
+            let _ = self.process.start_kill();
+        }
+    }
+
+    /// Waits until all of it has ended. Dropping the future loses nothing.
+    async fn gone(&mut self) {
+        // An error means that it is gone already.
+        let _ = self.process.wait().await;
+        while self.group.is_there() {
+            sleep(POLL).await;
+        }
+    }
+
+    async fn kill(&mut self) {
+        self.group.kill();
+        // An error means that it is gone already.
+        let _ = self.process.start_kill();
+        // A process that waits for a disk does not even end then.
+        let _ = timeout(GRACE, self.process.wait()).await;
+    }
+}
+
+impl Drop for Guarded {
     fn drop(&mut self) {
-        if !matches!(self.0.try_wait(), Ok(None)) {
+        if !matches!(self.process.try_wait(), Ok(None)) {
             return;
         }
-        ask_to_stop(&mut self.0);
+        self.ask_to_stop();
         let until = Instant::now() + GRACE;
-        // What is left then is killed on drop.
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
+        while matches!(self.process.try_wait(), Ok(None)) || self.group.is_there() {
+            if Instant::now() >= until {
+                self.group.kill();
+                break;
+            }
+            std::thread::sleep(POLL);
         }
+        // What is left of the child itself is killed as it is dropped.
+    }
+}
+
+/// The process group of a child. Its number is not given to another one while a member lives.
+#[cfg(unix)]
+struct Group(Option<rustix::process::Pid>);
+
+#[cfg(unix)]
+impl Group {
+    fn led_by(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw))
+    }
+
+    /// SIGINT is what `lms load` cancels on; SIGTERM would leave the load running.
+    fn interrupt(&self) -> bool {
+        self.signal(rustix::process::Signal::INT)
+    }
+
+    fn kill(&self) {
+        self.signal(rustix::process::Signal::KILL);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) -> bool {
+        self.0.is_some_and(|group| rustix::process::kill_process_group(group, signal).is_ok())
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.is_some_and(|group| rustix::process::test_kill_process_group(group).is_ok())
+    }
+}
+
+/// There are none.
+#[cfg(not(unix))]
+struct Group;
+
+#[cfg(not(unix))]
+#[expect(clippy::unused_self, reason = "the signatures are those of the Unix one")]
+impl Group {
+    fn led_by(_: &Child) -> Self {
+        Self
+    }
+
+    fn interrupt(&self) -> bool {
+        false
+    }
+
+    fn kill(&self) {}
+
+    fn is_there(&self) -> bool {
+        false
     }
 }
 
@@ -146,8 +260,8 @@ fn spawn(program: &Path, args: &[String], secrets: &[String], lent: Option<File>
     for name in secrets {
         command.env_remove(name);
     }
-    // Its own process group: Ctrl-C in a terminal then reaches only us, and the child is
-    // asked to stop exactly once.
+    // Its own process group: Ctrl-C in a terminal then reaches only us, the child is asked to
+    // stop exactly once, and with all that it has started.
     #[cfg(unix)]
     command.process_group(0);
     command.spawn()
@@ -165,22 +279,6 @@ fn exit_of(status: ExitStatus) -> Exit {
 #[cfg(not(unix))]
 fn exit_of(status: ExitStatus) -> Exit {
     Exit::Code(status.code().unwrap_or(1))
-}
-
-/// SIGINT is what `lms load` cancels on; SIGTERM would leave the load running.
-#[cfg(unix)]
-fn ask_to_stop(child: &mut Child) {
-    use rustix::process::{Pid, Signal, kill_process};
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // An error means that it is gone already.
-        let _ = kill_process(pid, Signal::INT);
-    }
-}
-
-#[cfg(not(unix))]
-fn ask_to_stop(child: &mut Child) {
-    let _ = child.start_kill();
 }
 
 /// One end of a pipe, and what is kept of what came out of it.
@@ -260,6 +358,83 @@ mod tests {
         let (finished, _) = shell(script, Duration::from_millis(200)).await;
         assert!(matches!(finished.exit, Exit::LimitExpired));
         assert_eq!(finished.stdout, b"cancelled\n");
+    }
+
+    /// The process with the number in this file.
+    fn named_in(file: &Path) -> rustix::process::Pid {
+        let number = std::fs::read_to_string(file).expect("a file").trim().parse().expect("a number");
+        rustix::process::Pid::from_raw(number).expect("a pid")
+    }
+
+    fn lives(pid: rustix::process::Pid) -> bool {
+        // One that has ended is listed until its parent, the system's first process, asks.
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        rustix::process::test_kill_process(pid).is_ok() && !state.contains(") Z ")
+    }
+
+    #[tokio::test]
+    async fn a_child_behind_a_wrapper_is_asked_as_well_and_seen_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let worker = "trap 'sleep 0.3; echo cancelled; exit 0' INT; while :; do sleep 0.01; done";
+        let script = format!("sh -c \"echo \\$\\$ >{}; {worker}\"; exit 7", pid.display());
+        let (finished, _) = shell(&script, Duration::from_millis(300)).await;
+        assert!(matches!(finished.exit, Exit::LimitExpired));
+        assert_eq!(finished.stdout, b"cancelled\n");
+        assert!(!lives(named_in(&pid)));
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_behind_a_wrapper_that_was_asked_to_stop_is_killed_in_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script = format!("sh -c \"trap '' INT; echo \\$\\$ >{}; sleep 60; sleep 60\"; exit 7", pid.display());
+        let (finished, _) = shell(&script, Duration::from_millis(300)).await;
+        assert!(matches!(finished.exit, Exit::LimitExpired));
+        assert!(!lives(named_in(&pid)));
+    }
+
+    #[tokio::test]
+    async fn what_a_child_that_ends_by_itself_leaves_behind_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let (finished, _) = shell(&format!("sleep 60 & echo $! >{}", pid.display()), Duration::from_secs(30)).await;
+        assert!(finished.succeeded());
+        assert!(lives(named_in(&pid)));
+        rustix::process::kill_process(named_in(&pid), rustix::process::Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_only_this_caller_may_meet_is_told_apart() {
+        for (script, local) in [
+            ("exit 0", false),
+            ("echo no >&2; exit 1", false),
+            ("echo 'Error: EMFILE: too many open files' >&2; exit 1", true),
+            ("exec /nowhere/node", true),
+            ("exec /dev/null", true),
+            ("kill -KILL $$", true),
+            ("sh -c 'kill -KILL $$'; exit $?", true),
+        ] {
+            let (finished, _) = shell(script, Duration::from_secs(30)).await;
+            assert_eq!(finished.is_local_failure(), local, "{script}: {:?}", finished.exit);
+        }
+        let (late, _) = shell("sleep 60", Duration::from_millis(50)).await;
+        assert!(!late.is_local_failure());
+    }
+
+    #[tokio::test]
+    async fn a_script_without_its_interpreter_is_told_apart() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("lms");
+        for text in ["#!/nowhere/node\n", "neither a script nor a program\n", "\u{7f}ELF\n"] {
+            std::fs::write(&program, text).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let shutdown = Shutdown::listen(None);
+            let finished = run(&program, &[], &[], Duration::from_secs(30), &shutdown, None, |_| {}).await;
+            assert!(matches!(finished.exit, Exit::NotStarted(_)), "{text}: {finished:?}");
+            assert!(finished.is_local_failure());
+        }
     }
 
     #[tokio::test]

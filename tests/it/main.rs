@@ -33,6 +33,8 @@ mod leader;
 mod link;
 mod lists;
 mod lms_program;
+#[cfg(unix)]
+mod lms_wrapper;
 mod load_failures;
 mod log_file;
 mod model_names;
