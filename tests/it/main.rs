@@ -49,7 +49,6 @@ mod output;
 mod parsers;
 #[cfg(unix)]
 mod planted;
-mod planted_links;
 #[cfg(unix)]
 mod plugin;
 #[cfg(unix)]

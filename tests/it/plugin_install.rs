@@ -66,3 +66,36 @@ fn a_file_of_somebody_else_is_left_alone() {
         assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), text);
     }
 }
+
+/// The name of the new file holds the process's number, which a shell knows in advance: it is
+/// the one that becomes lmswarm.
+#[cfg(unix)]
+#[test]
+fn the_plugin_is_not_written_through_a_link_that_was_planted_beside_it() {
+    use crate::planted::Victim;
+    use std::process::Command;
+    let machine = Machine::bare();
+    let victim = Victim::new(&machine);
+    let folder = machine.path("work/.opencode/plugin");
+    fs::create_dir_all(&folder).unwrap();
+    let script = "ln -s \"$HOME/victim\" \".opencode/plugin/lmswarm.$$.tmp\"; exec \"$0\" hook opencode --project";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_lmswarm")]).env_clear().envs(machine.environment());
+    let path = format!("{}:/bin:/usr/bin", machine.path("bin").display());
+    let _ = run(command.env("PATH", path).current_dir(machine.path("work"))).expect(0).says("is installed");
+    victim.is_untouched();
+    assert!(folder.join("lmswarm.js").symlink_metadata().unwrap().is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_plugin_that_is_a_link_of_the_users_stays_one() {
+    let machine = Machine::bare();
+    machine.write("dotfiles/lmswarm.js", "// Written by lmswarm 0.0.1 [19239db4754a52b4]; x\nold\n");
+    let place = machine.path(".config/opencode/plugin/lmswarm.js");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(machine.path("dotfiles/lmswarm.js"), &place).unwrap();
+    let _ = run(&mut machine.command(&["hook", "opencode"])).expect(0).says("it was of version 0.0.1");
+    assert!(place.is_symlink());
+    assert!(fs::read_to_string(machine.path("dotfiles/lmswarm.js")).unwrap().contains("chat.params"));
+}
