@@ -12,7 +12,7 @@ use clap_complete::Shell;
 
 use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
 use crate::pure::outcome::exit;
-use crate::pure::shell::hook;
+use crate::pure::shell::wrapper;
 use crate::pure::text::printable;
 use crate::sys::output::ColorChoice;
 use crate::sys::paths;
@@ -443,7 +443,7 @@ pub struct WrapArgs {
 }
 
 fn parse_command_name(text: &str) -> Result<String, String> {
-    hook::check_name(text).map(|()| text.to_owned())
+    wrapper::check_name(text).map(|()| text.to_owned())
 }
 
 const COMPLETIONS_ABOUT: &str = "\

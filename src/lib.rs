@@ -36,4 +36,5 @@ pub mod cli;
 pub mod commands;
 pub mod gate;
 pub mod pure;
+mod resolve;
 pub mod sys;

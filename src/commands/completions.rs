@@ -7,12 +7,12 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::hook::print;
-use super::resolve::{Target, resolve};
 use crate::cli::{Cli, CompletionsArgs};
 use crate::pure::config::options::Layer;
 use crate::pure::lmstudio::rest::{Reading, read_lists};
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
+use crate::resolve::{Target, resolve};
 use crate::sys::http::Server;
 use crate::sys::settings;
 

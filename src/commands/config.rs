@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::gated::{self, CommandError};
-use super::resolve::Resolver;
+use super::call::{self, CommandError};
 use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
 use crate::pure::opencode::roles::{Role, Roles};
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::report::Report;
 use crate::pure::text::printable;
+use crate::resolve::Resolver;
 use crate::sys::opencode::{self, Catalogue, Extent};
 use crate::sys::output::{self, Console};
 use crate::sys::settings;
@@ -69,7 +69,7 @@ struct RoleReport {
 }
 
 fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, CommandError> {
-    let config = gated::gather(&args.settings, console)?;
+    let config = call::gather(&args.settings, console)?;
     let sources = opencode::sources(Extent::WithMarkdown, &config.api_token_env)
         .map_err(|reason| CommandError::Config(reason, None))?;
     let catalogue = Catalogue::default();

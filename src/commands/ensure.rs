@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::gated;
+use super::call;
 use crate::cli::EnsureArgs;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::report::Report;
@@ -11,7 +11,7 @@ use crate::sys::output::{self, Console};
 /// Runs the command.
 pub(super) async fn run(args: EnsureArgs, started: Instant) -> ExitCode {
     let console = Console::new(args.gate.settings.output.quiet, args.gate.settings.output.color);
-    match gated::ensure(&args.models, &args.gate, console, started).await {
+    match call::ensure(&args.models, &args.gate, console, started).await {
         Ok(gated) => {
             let _step = tracing::trace_span!("report").entered();
             gated.tell(console);

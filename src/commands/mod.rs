@@ -1,12 +1,10 @@
 //! From what was typed to an exit code. One file for each command.
 
+pub(crate) mod call;
 mod completions;
 mod config;
 mod ensure;
-mod gated;
 mod hook;
-mod hook_opencode;
-mod resolve;
 mod run;
 
 use std::time::Instant;

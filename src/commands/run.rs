@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use super::gated;
+use super::call;
 use crate::cli::{GateArgs, RunArgs};
+use crate::pure::arguments::{Line, split};
 use crate::pure::outcome::exit::ExitCode;
-use crate::pure::run::{Line, split};
 use crate::sys::exec::{Program, Running};
 use crate::sys::output::Console;
 use crate::sys::search_path::NoProgram;
@@ -30,7 +30,7 @@ pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {
         Err(NoProgram::NotFound) => return cannot_start(console, &line, "not found", 127),
         Err(NoProgram::NotExecutable) => return cannot_start(console, &line, "it cannot be executed", 126),
     };
-    match gated::ensure(&line.models, &args.gate, console, started).await {
+    match call::ensure(&line.models, &args.gate, console, started).await {
         Ok(gated) => {
             gated.tell(console);
             if !gated.verdict.proceed {
@@ -100,7 +100,7 @@ async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Du
 /// One more call of the gate, without a word: the terminal is the command's.
 async fn round(models: &[String], gate: &GateArgs) -> Vec<String> {
     let silent = Console::new(true, gate.settings.output.color);
-    match gated::ensure(models, gate, silent, Instant::now()).await {
+    match call::ensure(models, gate, silent, Instant::now()).await {
         Ok(gated) => gated.reasons(),
         Err(trouble) => vec![trouble.into_message().1],
     }

@@ -1,5 +1,6 @@
 //! Decisions: no I/O, no clock, no environment; whatever they need comes in as arguments.
 
+pub mod arguments;
 pub mod base_url;
 pub mod config;
 pub mod eviction;
@@ -13,6 +14,5 @@ pub mod model;
 pub mod opencode;
 pub mod outcome;
 pub mod residency;
-pub mod run;
 pub mod shell;
 pub mod text;

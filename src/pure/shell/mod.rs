@@ -1,4 +1,4 @@
 //! Scripts for shells: hooks and completions. Nothing is installed here.
 
 pub mod completion;
-pub mod hook;
+pub mod wrapper;

@@ -2,7 +2,7 @@
 //! resolver of every command. It reads only what the words call for: a call with plain keys
 //! and an address of its own reads no file of opencode.
 
-use super::gated::CommandError;
+use crate::commands::call::CommandError;
 use crate::gate::ModelRequest;
 use crate::pure::config::Config;
 use crate::pure::model::{InvalidModel, ModelKey};
@@ -17,25 +17,25 @@ const BASE_URL_HINT: &str =
     "--base-url, or `baseURL` in lmswarm's own config file, makes it independent of opencode's configuration";
 
 /// One model on one server.
-pub(super) struct Target {
-    pub(super) want: ModelRequest,
-    pub(super) address: Address,
-    pub(super) credential: Credential,
+pub(crate) struct Target {
+    pub(crate) want: ModelRequest,
+    pub(crate) address: Address,
+    pub(crate) credential: Credential,
 }
 
 /// What the words came to.
 #[derive(Default)]
-pub(super) struct Resolved {
+pub(crate) struct Resolved {
     /// The models, each once on its server, in the order given.
-    pub(super) targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// What there is nothing to do about.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// What is odd, and stops nobody.
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Resolves what was typed. Nothing typed means `main small`.
-pub(super) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, CommandError> {
+pub(crate) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, CommandError> {
     let asks = parse_arguments(models, keys);
     let has_role = asks.iter().any(|ask| matches!(ask, ModelArgument::Role(_) | ModelArgument::All));
     let sources = if has_role {
@@ -104,10 +104,10 @@ impl From<Unset> for CommandError {
 }
 
 /// What is known while words are resolved.
-pub(super) struct Resolver<'a> {
-    pub(super) config: &'a Config,
-    pub(super) sources: &'a [ConfigSource],
-    pub(super) roles: Roles<'a>,
+pub(crate) struct Resolver<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) sources: &'a [ConfigSource],
+    pub(crate) roles: Roles<'a>,
 }
 
 impl Resolver<'_> {
@@ -151,7 +151,7 @@ impl Resolver<'_> {
     }
 
     /// The key, the server and the token of a model that the configuration pins.
-    pub(super) fn target(&self, pin: &RoleModel) -> Result<(ModelKey, Address, Credential), CommandError> {
+    pub(crate) fn target(&self, pin: &RoleModel) -> Result<(ModelKey, Address, Credential), CommandError> {
         let place = pin.wire.as_ref().map_or(&pin.place, |(_, place)| place);
         let key =
             ModelKey::parse(pin.key()).map_err(|error| CommandError::Config(format!("{place}: {error}"), None))?;

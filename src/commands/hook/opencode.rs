@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use super::gated::CommandError;
 use crate::cli::HookOpencodeArgs;
+use crate::commands::call::CommandError;
 use crate::pure::opencode::plugin::{self, Owner};
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::output::{self, ColorChoice, Console};

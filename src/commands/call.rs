@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use super::resolve::{self, Target};
 use crate::cli::{GateArgs, SettingsArgs};
 use crate::gate::{self, Call, ModelRequest, Refusal};
 use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::failure::{FailMode, Failure, Verdict, verdict};
 use crate::pure::outcome::report::{Outcome, Report};
+use crate::resolve::{self, Target};
 use crate::sys::http::Server;
 use crate::sys::output::Console;
 use crate::sys::paths;
@@ -17,7 +17,7 @@ use crate::sys::progress::Progress;
 use crate::sys::settings::{self, Address, Credential, Settings};
 
 /// Why a call failed as a whole.
-pub(super) enum CommandError {
+pub(crate) enum CommandError {
     /// The command line is wrong.
     Usage(String),
     /// The configuration is wrong; with what to do about it.
@@ -28,7 +28,7 @@ pub(super) enum CommandError {
 
 impl CommandError {
     /// The exit code, the sentence, and what to do next.
-    pub(super) fn into_message(self) -> (ExitCode, String, Option<&'static str>) {
+    pub(crate) fn into_message(self) -> (ExitCode, String, Option<&'static str>) {
         match self {
             Self::Usage(reason) => (ExitCode::Usage, reason, Some("--help shows what can be given")),
             Self::Config(reason, hint) => (ExitCode::Config, reason, hint),
@@ -50,16 +50,16 @@ impl From<Refusal> for CommandError {
 }
 
 /// What a call of the gate came to.
-pub(super) struct CallOutcome {
+pub(crate) struct CallOutcome {
     outcomes: Vec<Outcome>,
     fail_mode: FailMode,
     /// The end of the call.
-    pub(super) verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 impl CallOutcome {
     /// Tells a person: warnings, and failures with what to do next.
-    pub(super) fn tell(&self, console: Console) {
+    pub(crate) fn tell(&self, console: Console) {
         for warning in self.outcomes.iter().flat_map(|outcome| &outcome.warnings) {
             console.warning(warning);
         }
@@ -70,12 +70,12 @@ impl CallOutcome {
 
     /// What kept models from being addressable, for whoever speaks later. A signal is no
     /// reason: whoever sent it knows.
-    pub(super) fn reasons(&self) -> Vec<String> {
+    pub(crate) fn reasons(&self) -> Vec<String> {
         failures(&self.outcomes).iter().filter(|it| it.signal.is_none()).map(|it| it.reason.clone()).collect()
     }
 
     /// Tells a program.
-    pub(super) fn report(&self) -> Report<'_> {
+    pub(crate) fn report(&self) -> Report<'_> {
         Report::of_models(&self.outcomes, self.fail_mode, self.verdict)
     }
 }
@@ -85,7 +85,7 @@ fn failures(outcomes: &[Outcome]) -> Vec<&Failure> {
 }
 
 /// Gathers the configuration, begins to log, and tells what is odd.
-pub(super) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
+pub(crate) fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
     let Settings { config, warnings } = settings::gather(args.config.as_deref(), args.options.0.clone())
         .map_err(|reason| CommandError::Config(reason, None))?;
     crate::sys::log::start(args.output.verbose, config.log_file.clone());
@@ -123,7 +123,7 @@ fn group(targets: Vec<Target>) -> Vec<Group> {
 
 /// Gathers the configuration, resolves what was typed (nothing: `main small`), and makes
 /// sure that every model is addressable. They may be on several servers.
-pub(super) async fn ensure(
+pub(crate) async fn ensure(
     models: &[String],
     gate: &GateArgs,
     console: Console,

@@ -1,9 +1,10 @@
 //! `lmswarm hook`: puts the gate before a command, or into opencode.
 
-use super::hook_opencode;
+mod opencode;
+
 use crate::cli::{HookArgs, HookPlace};
 use crate::pure::outcome::exit::ExitCode;
-use crate::pure::shell::hook::{Shell, functions};
+use crate::pure::shell::wrapper::{Shell, functions};
 use crate::sys::output::{self, ColorChoice, Console};
 
 /// Runs the command.
@@ -13,7 +14,7 @@ pub(super) fn run(args: HookArgs) -> ExitCode {
         HookPlace::Zsh(wrap) => print(&functions(Shell::Zsh, &wrap.names)),
         HookPlace::Fish(wrap) => print(&functions(Shell::Fish, &wrap.names)),
         HookPlace::Powershell(wrap) => print(&functions(Shell::PowerShell, &wrap.names)),
-        HookPlace::Opencode(args) => hook_opencode::run(&args),
+        HookPlace::Opencode(args) => opencode::run(&args),
     }
 }
 
