@@ -52,11 +52,11 @@ pub fn parse() -> Result<Cli, clap::Error> {
 pub enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
-    Ensure(Deferred<EnsureArgs>),
+    Ensure(LazyArgs<EnsureArgs>),
 
     /// Make sure that models are addressable, then become COMMAND
     #[command(long_about = RUN_ABOUT, after_help = RUN_EXIT_CODES, override_usage = RUN_USAGE)]
-    Run(Deferred<RunArgs>),
+    Run(LazyArgs<RunArgs>),
 
     /// Print what puts the gate before opencode, or before another command
     #[command(long_about = HOOK_ABOUT)]
@@ -70,12 +70,33 @@ pub enum Request {
     Config(ConfigArgs),
 }
 
+impl Request {
+    /// How to speak, for the commands that let the user choose.
+    pub fn output(&self) -> Option<&OutputArgs> {
+        match self {
+            Self::Ensure(LazyArgs(args)) => Some(&args.gate.settings.output),
+            Self::Run(LazyArgs(args)) => Some(&args.gate.settings.output),
+            Self::Config(ConfigArgs { command: ConfigRequest::Roles(LazyArgs(args)) }) => Some(&args.settings.output),
+            Self::Hook(_) | Self::Completions(_) => None,
+        }
+    }
+
+    /// Whether a report for a program is to be printed.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Ensure(LazyArgs(args)) => args.json,
+            Self::Config(ConfigArgs { command: ConfigRequest::Roles(LazyArgs(args)) }) => args.json,
+            Self::Run(_) | Self::Hook(_) | Self::Completions(_) => false,
+        }
+    }
+}
+
 /// Arguments that are built only when their command was typed: clap would build every option
 /// for each of the commands that has them, at every call of one.
 #[derive(Debug)]
-pub struct Deferred<T>(pub T);
+pub struct LazyArgs<T>(pub T);
 
-impl<T: Args> Args for Deferred<T> {
+impl<T: Args> Args for LazyArgs<T> {
     fn augment_args(command: Command) -> Command {
         command.defer(|command| {
             // They are there already, and what stands above the arguments is not for users.
@@ -89,7 +110,7 @@ impl<T: Args> Args for Deferred<T> {
     }
 }
 
-impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
+impl<T: FromArgMatches> FromArgMatches for LazyArgs<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         T::from_arg_matches(matches).map(Self)
     }
@@ -150,7 +171,7 @@ pub struct ConfigArgs {
 pub enum ConfigRequest {
     /// Show which model each role of opencode is here, and which file says so
     #[command(long_about = ROLES_ABOUT)]
-    Roles(Deferred<RolesArgs>),
+    Roles(LazyArgs<RolesArgs>),
 }
 
 const ROLES_ABOUT: &str = "\
@@ -483,7 +504,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
-        let Request::Ensure(Deferred(args)) = cli.command else { panic!("not `ensure`") };
+        let Request::Ensure(LazyArgs(args)) = cli.command else { panic!("not `ensure`") };
         args.gate.settings.options.0
     }
 
@@ -502,7 +523,7 @@ mod tests {
 
     fn words(args: &[&str]) -> Vec<String> {
         let cli = Cli::try_parse_from(["lmswarm", "run"].iter().chain(args)).unwrap();
-        let Request::Run(Deferred(args)) = cli.command else { panic!("not `run`") };
+        let Request::Run(LazyArgs(args)) = cli.command else { panic!("not `run`") };
         args.words.into_iter().map(|it| it.into_string().unwrap()).collect()
     }
 

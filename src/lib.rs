@@ -6,14 +6,14 @@
 //! Calls point one way only, never back:
 //!
 //! ```text
-//! main  ->  commands  ->  gate  ->  sys  ->  pure
+//! main  ->  commands  ->  resolve  ->  gate  ->  sys  ->  pure
 //! ```
 //!
-//! - [`cli`]: what can be typed; made from the table in `pure::options`. Read by `main` and
+//! - [`cli`]: what can be typed; made from the table in `pure::config::options`. Read by `main` and
 //!   `commands` alone.
 //! - [`commands`]: one file each; a typed request becomes a call of the gate, and its
-//!   outcome becomes text or JSON. Two are shared: `resolve` (words to models on servers) and
-//!   `gated` (one call of the gate).
+//!   outcome becomes text or JSON.
+//! - `resolve`: words to models on servers. It asks no server.
 //! - [`gate`]: the one place where order matters: look, settle, lead or wait, repair, load,
 //!   verify.
 //! - [`sys`]: effects. Each file has one job and is the only one to name its crate (reqwest

@@ -6,21 +6,22 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::hook::print;
+use super::error::CommandError;
+use super::print;
 use crate::cli::{Cli, CompletionsArgs};
 use crate::pure::config::options::Layer;
 use crate::pure::lmstudio::rest::{Reading, read_lists};
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
-use crate::resolve::{Target, resolve};
+use crate::resolve::server_of_plain_keys;
 use crate::sys::http::Server;
 use crate::sys::settings;
 
-/// Somebody has pressed Tab and waits.
+/// The user has pressed Tab and waits.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs the command.
-pub(super) async fn run(args: CompletionsArgs) -> ExitCode {
+pub(super) async fn run(args: CompletionsArgs) -> Result<ExitCode, CommandError> {
     let Some(shell) = args.shell else { return print(&candidates(keys().await.unwrap_or_default()).join("\n")) };
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "lmswarm", &mut bytes);
@@ -37,9 +38,8 @@ pub(super) async fn run(args: CompletionsArgs) -> ExitCode {
 /// a message would land in the middle of what is being typed.
 async fn keys() -> Option<Vec<String>> {
     let config = settings::gather(None, Layer::default()).ok()?.config;
-    // Which model is asked for makes no difference to where the server is.
-    let Target { address, credential, .. } = resolve(&["any".to_owned()], &[], &config).ok()?.targets.pop()?;
-    let server = Server::new(address.base, credential.token, LIMIT).ok()?;
+    let endpoint = server_of_plain_keys(&config).ok()?;
+    let server = Server::new(endpoint.base, endpoint.token, LIMIT).ok()?;
     let (v1, v0) = tokio::time::timeout(LIMIT, server.lists()).await.ok()?;
     let Reading::Seen(snapshot) = read_lists(&v1, &v0) else { return None };
     Some(snapshot.downloaded?.into_iter().map(|it| it.key).collect())

@@ -2,40 +2,24 @@
 
 use serde::Serialize;
 
-use super::call::{self, CommandError};
-use crate::cli::{ConfigArgs, ConfigRequest, Deferred, RolesArgs};
-use crate::pure::opencode::roles::{Role, Roles};
+use super::error::CommandError;
+use super::{gather, print, printed};
+use crate::cli::{ConfigArgs, ConfigRequest, LazyArgs, RolesArgs};
+use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
-use crate::pure::outcome::report::Report;
 use crate::pure::text::printable;
-use crate::resolve::Resolver;
-use crate::sys::opencode::{self, Catalogue, Extent};
+use crate::resolve::{Endpoint, Resolver};
 use crate::sys::output::{self, Console};
-use crate::sys::settings;
 
 /// Runs the command.
-pub(super) fn run(args: ConfigArgs) -> ExitCode {
-    let ConfigRequest::Roles(Deferred(args)) = args.command;
-    let console = Console::new(args.settings.output.quiet, args.settings.output.color);
-    let printed = match roles(&args, console) {
-        Ok(report) if args.json => output::print_json(&report),
-        Ok(report) => output::print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n")),
-        Err(trouble) => return fail(trouble, console, args.json),
-    };
-    match printed {
-        Ok(()) => ExitCode::Success,
-        Err(error) => fail(CommandError::Unexpected(error.into()), console, false),
+pub(super) fn run(args: ConfigArgs, console: Console) -> Result<ExitCode, CommandError> {
+    let ConfigRequest::Roles(LazyArgs(args)) = args.command;
+    let report = roles(&args, console)?;
+    if args.json {
+        printed(output::print_json(&report))
+    } else {
+        print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n"))
     }
-}
-
-fn fail(trouble: CommandError, console: Console, json: bool) -> ExitCode {
-    let (exit, reason, hint) = trouble.into_message();
-    console.error(&reason, hint);
-    if json {
-        // Whoever cannot be told was told on stderr.
-        let _ = output::print_json(&Report::of_error(&reason, hint, exit.number()));
-    }
-    exit
 }
 
 /// What `config roles --json` prints.
@@ -69,37 +53,38 @@ struct RoleReport {
 }
 
 fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, CommandError> {
-    let config = call::gather(&args.settings, console)?;
-    let sources = opencode::sources(Extent::WithMarkdown, &config.api_token_env)
-        .map_err(|reason| CommandError::Config(reason, None))?;
-    let catalogue = Catalogue::default();
-    let is_known = |model: &str| catalogue.has(model);
-    let roles = Roles { sources: &sources, gated: &config.providers, is_known: &is_known };
-    let resolver = Resolver { config: &config, sources: &sources, roles };
-    let roles = resolver.roles.roles().iter().map(|role| report(&resolver, role)).collect::<Result<_, _>>()?;
+    let config = gather(&args.settings, console)?;
+    let resolver = Resolver::with_roles(&config)?;
+    let roles = resolver.roles().roles().iter().map(|role| report(&resolver, role)).collect::<Result<_, _>>()?;
     Ok(RolesReport { schema: 1, roles })
 }
 
 fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandError> {
+    let roles = resolver.roles();
     let shown = RoleReport { role: role.to_string(), ..RoleReport::default() };
-    let pin = match resolver.roles.pin(role) {
-        Ok(pin) => pin,
+    let model = match roles.model_of(role) {
+        Ok(model) => model,
         Err(unset) => return Ok(RoleReport { note: Some(unset.reason), ..shown }),
     };
-    let shown =
-        RoleReport { model: Some(pin.reference()), from: Some(pin.place.clone()), note: pin.note.clone(), ..shown };
-    if !resolver.roles.is_gated(&pin.provider) {
+    let shown = RoleReport {
+        model: Some(model.reference()),
+        from: Some(model.place.clone()),
+        note: model.note.clone(),
+        ..shown
+    };
+    if !roles.is_gated(&model.provider) {
         return Ok(shown);
     }
-    let (key, address, settings::Credential { token, origin }) = resolver.target(&pin)?;
-    let is_missing = !resolver.roles.exists(&pin);
+    let (key, endpoint) = resolver.locate(&model)?;
+    let Endpoint { base, origin, token, token_origin } = endpoint;
+    let is_missing = !roles.exists(&model);
     Ok(RoleReport {
         gated: true,
         key: Some(key.to_string()),
-        key_from: pin.wire.map(|(_, place)| place),
-        base_url: Some(address.base.to_string()),
-        base_url_from: Some(address.origin),
-        token_from: token.is_some().then_some(origin),
+        key_from: model.wire.map(|(_, place)| place),
+        base_url: Some(base.to_string()),
+        base_url_from: Some(origin),
+        token_from: token.is_some().then_some(token_origin),
         note: shown.note.or_else(|| {
             is_missing.then(|| "not among the `models` of that provider: opencode will not find it".to_owned())
         }),

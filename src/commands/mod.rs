@@ -1,36 +1,73 @@
-//! From what was typed to an exit code. One file for each command.
+//! The commands, one file each: what was typed becomes calls of the gate, and what they came
+//! to becomes text or JSON. Shared by them: `call` (one call of the gate) and `error`.
 
-pub(crate) mod call;
+mod call;
 mod completions;
 mod config;
 mod ensure;
+mod error;
 mod hook;
 mod run;
 
 use std::time::Instant;
 
-use crate::cli::{Cli, Deferred, Request};
+use anyhow::Context;
+
+use crate::cli::{Cli, LazyArgs, OutputArgs, Request, SettingsArgs};
+use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
-use crate::sys::output::Console;
+use crate::sys::output::{self, Console};
+use crate::sys::settings::{self, Settings};
+use error::CommandError;
 
 /// Runs the command of a process that began at `started`.
 pub fn run(cli: Cli, started: Instant) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let console = Console::new(false, crate::sys::output::ColorChoice::Auto);
-            console.error(&format!("the asynchronous runtime cannot be started: {error}"), None);
-            return ExitCode::Unexpected;
-        }
+    let console = match cli.command.output() {
+        Some(OutputArgs { quiet, color, .. }) => Console::new(*quiet, *color),
+        None => Console::default(),
     };
-    let exit = match cli.command {
-        Request::Ensure(Deferred(args)) => runtime.block_on(ensure::run(args, started)),
-        Request::Run(Deferred(args)) => runtime.block_on(run::run(args, started)),
-        Request::Hook(args) => hook::run(args),
+    let json = cli.command.wants_json();
+    dispatch(cli.command, console, started).unwrap_or_else(|error| error.report(console, json))
+}
+
+fn dispatch(command: Request, console: Console, started: Instant) -> Result<ExitCode, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot be started")
+        .map_err(|error| CommandError::unexpected(&error))?;
+    let done = match command {
+        Request::Ensure(LazyArgs(args)) => runtime.block_on(ensure::run(args, console, started)),
+        Request::Run(LazyArgs(args)) => runtime.block_on(run::run(args, console, started)),
+        Request::Hook(args) => hook::run(args, console),
         Request::Completions(args) => runtime.block_on(completions::run(args)),
-        Request::Config(args) => config::run(args),
+        Request::Config(args) => config::run(args, console),
     };
-    // Whatever is still running watches signals or draws progress; nobody waits for it.
+    // Tasks that watch signals or draw progress are still there, and nothing waits for them.
     runtime.shutdown_background();
-    exit
+    done
+}
+
+/// Gathers the configuration, begins to log, and tells what is odd about it.
+fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
+    let Settings { config, warnings } =
+        settings::gather(args.config.as_deref(), args.options.0.clone()).map_err(CommandError::config)?;
+    crate::sys::log::start(args.output.verbose, config.log_file.clone());
+    for warning in &warnings {
+        console.warning(warning);
+    }
+    Ok(config)
+}
+
+/// Prints what a command was asked for. A part of it would be worse than nothing, so an output
+/// that fails is no success.
+fn print(text: &str) -> Result<ExitCode, CommandError> {
+    printed(output::print(text))
+}
+
+fn printed(done: std::io::Result<()>) -> Result<ExitCode, CommandError> {
+    match done.context("the output cannot be printed") {
+        Ok(()) => Ok(ExitCode::Success),
+        Err(error) => Err(CommandError::unexpected(&error)),
+    }
 }

@@ -5,53 +5,41 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
 use super::call;
+use super::error::CommandError;
 use crate::cli::{GateArgs, RunArgs};
-use crate::pure::arguments::{Line, split};
+use crate::pure::arguments::{RunWords, split_run};
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::exec::{Program, Running};
 use crate::sys::output::Console;
 use crate::sys::search_path::NoProgram;
 
 /// Runs the command.
-pub(super) async fn run(args: RunArgs, started: Instant) -> ExitCode {
-    let console = Console::new(args.gate.settings.output.quiet, args.gate.settings.output.color);
+pub(super) async fn run(args: RunArgs, console: Console, started: Instant) -> Result<ExitCode, CommandError> {
     let after_dashes = stand_behind_dashes(&args.words);
-    let line = match split(args.words, after_dashes) {
-        Ok(line) => line,
-        Err(reason) => {
-            console.error(&reason, Some("`lmswarm run --help` shows what can be given"));
-            return ExitCode::Usage;
-        }
-    };
-    // Before the gate: nobody should wait for a model on behalf of a misspelt command.
-    let program = match Program::find(&line.command) {
-        Ok(program) => program,
-        Err(NoProgram::NotFound) => return cannot_start(console, &line, "not found", 127),
-        Err(NoProgram::NotExecutable) => return cannot_start(console, &line, "it cannot be executed", 126),
-    };
-    match call::ensure(&line.models, &args.gate, console, started).await {
-        Ok(gated) => {
-            gated.tell(console);
-            if !gated.verdict.proceed {
-                return gated.verdict.exit;
-            }
-        }
-        Err(trouble) => {
-            let (exit, reason, hint) = trouble.into_message();
-            console.error(&reason, hint);
-            return exit;
-        }
+    let words = split_run(args.words, after_dashes)
+        .map_err(|reason| CommandError::usage(reason).hinted("`lmswarm run --help` shows what can be given"))?;
+    // Before the gate: no model is loaded on behalf of a misspelt command.
+    let program = Program::find(&words.command).map_err(|why| match why {
+        NoProgram::NotFound => CommandError::cannot_start(&words.command, "not found", 127),
+        NoProgram::NotExecutable => CommandError::cannot_start(&words.command, "it cannot be executed", 126),
+    })?;
+    let outcome = call::ensure(&words.models, &args.gate, console, started).await?;
+    outcome.tell(console);
+    if !outcome.verdict.proceed {
+        return Ok(outcome.verdict.exit);
     }
     match args.keep_warm {
-        Some(interval) => stay(console, &program, &line, Some((interval, &args.gate))).await,
+        Some(interval) => stay(console, &program, &words, Some((interval, &args.gate))).await,
         #[cfg(unix)]
         None => {
-            let error = program.replace_us(&line.args);
-            cannot_start(console, &line, &error.to_string(), 126)
+            let error = program.replace_us(&words.args);
+            Err(CommandError::cannot_start(&words.command, &error.to_string(), 126))
         }
         #[cfg(not(unix))]
-        None => stay(console, &program, &line, None).await,
+        None => stay(console, &program, &words, None).await,
     }
 }
 
@@ -62,28 +50,26 @@ fn stand_behind_dashes(words: &[OsString]) -> bool {
     typed.len().checked_sub(words.len() + 1).is_some_and(|place| typed[place] == "--")
 }
 
-fn cannot_start(console: Console, line: &Line, reason: &str, code: u8) -> ExitCode {
-    console.error(&format!("cannot start `{}`: {reason}", line.command.display()), None);
-    ExitCode::Command(code)
-}
-
 /// Starts the command as a child, and returns as it ended.
-async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Duration, &GateArgs)>) -> ExitCode {
-    let mut running = match Running::start(program, &line.args) {
-        Ok(running) => running,
-        Err(error) => return cannot_start(console, line, &error.to_string(), 126),
-    };
+async fn stay(
+    console: Console,
+    program: &Program,
+    words: &RunWords,
+    warm: Option<(Duration, &GateArgs)>,
+) -> Result<ExitCode, CommandError> {
+    let mut running = Running::start(program, &words.args)
+        .map_err(|error| CommandError::cannot_start(&words.command, &error.to_string(), 126))?;
     let mut complaints = Complaints { console, later: std::io::stderr().is_terminal(), heard: Vec::new() };
     let ended = {
         let rounds = async {
             let Some((interval, gate)) = warm else { return std::future::pending().await };
             loop {
                 tokio::time::sleep(interval).await;
-                complaints.hear(round(&line.models, gate).await);
+                complaints.hear(round(console, &words.models, gate).await);
             }
         };
-        // A load that a round had begun when the command ends is cancelled; whoever waits for
-        // it begins anew.
+        // A load that a round had begun when the command ends is cancelled; other callers that
+        // wait for it begin anew.
         tokio::select! {
             biased;
             ended = running.end() => ended,
@@ -91,18 +77,16 @@ async fn stay(console: Console, program: &Program, line: &Line, warm: Option<(Du
         }
     };
     complaints.tell();
-    ended.unwrap_or_else(|error| {
-        console.error(&format!("cannot tell how `{}` ended: {error}", line.command.display()), None);
-        ExitCode::Unexpected
-    })
+    ended
+        .with_context(|| format!("cannot tell how `{}` ended", words.command.display()))
+        .map_err(|error| CommandError::unexpected(&error))
 }
 
 /// One more call of the gate, without a word: the terminal is the command's.
-async fn round(models: &[String], gate: &GateArgs) -> Vec<String> {
-    let silent = Console::new(true, gate.settings.output.color);
-    match call::ensure(models, gate, silent, Instant::now()).await {
-        Ok(gated) => gated.reasons(),
-        Err(trouble) => vec![trouble.into_message().1],
+async fn round(console: Console, models: &[String], gate: &GateArgs) -> Vec<String> {
+    match call::ensure(models, gate, console.quieted(), Instant::now()).await {
+        Ok(outcome) => outcome.reasons(),
+        Err(error) => vec![error.reason().to_owned()],
     }
 }
 
@@ -123,7 +107,7 @@ impl Complaints {
         }
         let fresh: Vec<String> = reasons.iter().filter(|it| !self.heard.contains(it)).cloned().collect();
         if self.later {
-            // A session may be long, and nobody reads more.
+            // A session may be long; more than a few would not be read.
             let room = 5_usize.saturating_sub(self.heard.len());
             self.heard.extend(fresh.into_iter().take(room));
             return;

@@ -1,14 +1,51 @@
-//! Which of the words of `lmswarm run` are models and which are the command.
+//! What was typed behind a command and its options: which words are models and what each of
+//! them asks for, and which are the command that `lmswarm run` starts.
 
 use std::ffi::OsString;
 
-/// What is asked when no models are named.
-pub const DEFAULT_MODELS: [&str; 2] = ["main", "small"];
+use crate::pure::opencode::roles::Role;
 
-/// A command line of `run`, read.
+/// What a word on the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelArgument {
+    /// A model key or ref, as typed.
+    Model(String),
+    /// A model key that looks like something else.
+    Key(String),
+    /// A role.
+    Role(Role),
+    /// Every model that opencode's configuration names on a gated provider.
+    All,
+}
+
+/// Reads what was typed: words, and keys that are meant literally. Nothing at all means
+/// `main small`.
+pub fn parse_models(words: &[String], keys: &[String]) -> Vec<ModelArgument> {
+    let both = || [Role::Main, Role::Small].map(ModelArgument::Role);
+    if words.is_empty() && keys.is_empty() {
+        return both().to_vec();
+    }
+    let mut arguments = Vec::with_capacity(words.len() + keys.len());
+    for word in words {
+        match word.as_str() {
+            "main" => arguments.push(ModelArgument::Role(Role::Main)),
+            "small" => arguments.push(ModelArgument::Role(Role::Small)),
+            "main/small" => arguments.extend(both()),
+            "all" => arguments.push(ModelArgument::All),
+            _ => arguments.push(match word.strip_prefix("agent:") {
+                Some(name) => ModelArgument::Role(Role::Agent(name.to_owned())),
+                None => ModelArgument::Model(word.clone()),
+            }),
+        }
+    }
+    arguments.extend(keys.iter().cloned().map(ModelArgument::Key));
+    arguments
+}
+
+/// The words of `lmswarm run`, read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
-    /// What must be addressable.
+pub struct RunWords {
+    /// The models, as typed; there may be none.
     pub models: Vec<String>,
     /// The command as typed.
     pub command: OsString,
@@ -21,7 +58,7 @@ pub struct Line {
 ///
 /// # Errors
 /// A sentence for exit code 2.
-pub fn split(mut words: Vec<OsString>, after_dashes: bool) -> Result<Line, String> {
+pub fn split_run(mut words: Vec<OsString>, after_dashes: bool) -> Result<RunWords, String> {
     let dashes = if after_dashes { None } else { words.iter().position(|word| word == "--") };
     let mut rest = match dashes {
         Some(place) => words.split_off(place).split_off(1),
@@ -45,8 +82,7 @@ pub fn split(mut words: Vec<OsString>, after_dashes: bool) -> Result<Line, Strin
             Ok(word)
         })
         .collect::<Result<_, _>>()?;
-    let models = if models.is_empty() { DEFAULT_MODELS.map(str::to_owned).to_vec() } else { models };
-    Ok(Line { models, command, args })
+    Ok(RunWords { models, command, args })
 }
 
 #[cfg(test)]
@@ -55,19 +91,34 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(words: &[&str], after_dashes: bool) -> Result<(Vec<String>, Vec<String>), String> {
-        let line = split(words.iter().map(OsString::from).collect(), after_dashes)?;
+        let line = split_run(words.iter().map(OsString::from).collect(), after_dashes)?;
         let command = [vec![line.command], line.args].concat();
         Ok((line.models, command.into_iter().map(|it| it.into_string().unwrap()).collect()))
     }
 
     #[test]
+    fn words_are_roles_and_keys_are_keys() {
+        let parse = |words: &[&str], keys: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+            parse_models(&owned(words), &owned(keys))
+        };
+        let (main, small) = (ModelArgument::Role(Role::Main), ModelArgument::Role(Role::Small));
+        assert_eq!(parse(&[], &[]), [main.clone(), small.clone()]);
+        assert_eq!(parse(&["main/small"], &[]), [main.clone(), small.clone()]);
+        assert_eq!(parse(&["small", "main"], &[]), [small, main]);
+        assert_eq!(parse(&[], &["main"]), [ModelArgument::Key("main".into())]);
+        assert_eq!(parse(&["all", "Main"], &[]), [ModelArgument::All, ModelArgument::Model("Main".into())]);
+        assert_eq!(parse(&["agent:a/b"], &[]), [ModelArgument::Role(Role::Agent("a/b".into()))]);
+    }
+
+    #[test]
     fn models_stand_before_the_first_dashes_and_nowhere_else() {
         for (words, after_dashes, models, command) in [
-            (&["opencode"][..], false, &["main", "small"][..], &["opencode"][..]),
-            (&["opencode", "-c"], false, &["main", "small"], &["opencode", "-c"]),
+            (&["opencode"][..], false, &[][..], &["opencode"][..]),
+            (&["opencode", "-c"], false, &[], &["opencode", "-c"]),
             (&["a", "b", "--", "opencode", "-c"], false, &["a", "b"], &["opencode", "-c"]),
             (&["a", "--", "npm", "--", "-x"], false, &["a"], &["npm", "--", "-x"]),
-            (&["npm", "--", "-x"], true, &["main", "small"], &["npm", "--", "-x"]),
+            (&["npm", "--", "-x"], true, &[], &["npm", "--", "-x"]),
         ] {
             let wanted = (
                 models.iter().map(|it| (*it).to_owned()).collect(),
@@ -85,8 +136,7 @@ mod tests {
         #[test]
         fn no_word_is_lost(words in proptest::collection::vec("(--|[a-z-]{0,3})", 0..6), after_dashes: bool) {
             let given: Vec<OsString> = words.iter().map(OsString::from).collect();
-            if let Ok(line) = split(given, after_dashes) {
-                prop_assert!(!line.models.is_empty());
+            if let Ok(line) = split_run(given, after_dashes) {
                 let command = [vec![line.command], line.args].concat();
                 prop_assert_eq!(&command[..], &words.iter().map(OsString::from).collect::<Vec<_>>()[words.len() - command.len()..]);
             }

@@ -1,182 +1,230 @@
 //! From what was typed to models on servers: keys, refs and the roles of opencode. The one
-//! resolver of every command. It reads only what the words call for: a call with plain keys
-//! and an address of its own reads no file of opencode.
+//! resolver of every command; it asks no server. It reads only what the words call for: a call
+//! with plain keys and an address of its own reads no file of opencode.
 
-use crate::commands::call::CommandError;
+mod endpoint;
+
 use crate::gate::ModelRequest;
+use crate::pure::arguments::{ModelArgument, parse_models};
 use crate::pure::config::Config;
 use crate::pure::model::{InvalidModel, ModelKey};
 use crate::pure::opencode::provider::{Subject, base_url};
-use crate::pure::opencode::roles::{ModelArgument, Role, RoleModel, Roles, Unset, parse_arguments};
+use crate::pure::opencode::roles::{Role, RoleModel, Roles, Unset};
 use crate::pure::opencode::source::ConfigSource;
 use crate::pure::text::listed;
 use crate::sys::opencode::{self, Catalogue, Extent};
-use crate::sys::settings::{self, Address, Credential};
+pub(crate) use endpoint::Endpoint;
 
-const BASE_URL_HINT: &str =
+/// What to do about an address, or a file that an address is looked for in.
+const ADDRESS_HINT: &str =
     "--base-url, or `baseURL` in lmswarm's own config file, makes it independent of opencode's configuration";
 
-/// One model on one server.
-pub(crate) struct Target {
-    pub(crate) want: ModelRequest,
-    pub(crate) address: Address,
-    pub(crate) credential: Credential,
+/// Why words cannot be resolved.
+#[derive(Debug)]
+pub(crate) enum ResolveError {
+    /// What was typed is wrong.
+    Argument(String),
+    /// A configuration is wrong; with what to do about it.
+    Config { reason: String, hint: Option<&'static str> },
+}
+
+impl From<InvalidModel> for ResolveError {
+    fn from(error: InvalidModel) -> Self {
+        Self::Argument(error.to_string())
+    }
+}
+
+impl From<Unset> for ResolveError {
+    fn from(unset: Unset) -> Self {
+        Self::Config { reason: unset.reason, hint: Some(unset.hint) }
+    }
+}
+
+/// The models of one server.
+#[derive(Debug)]
+pub(crate) struct ServerModels {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) requests: Vec<ModelRequest>,
+    /// The place of each in the order given.
+    pub(crate) places: Vec<usize>,
 }
 
 /// What the words came to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Resolved {
-    /// The models, each once on its server, in the order given.
-    pub(crate) targets: Vec<Target>,
+    /// One entry for each server and token; each model stands once on its server.
+    pub(crate) servers: Vec<ServerModels>,
     /// What there is nothing to do about.
     pub(crate) notes: Vec<String>,
-    /// What is odd, and stops nobody.
+    /// What is odd, and keeps no model from being ensured.
     pub(crate) warnings: Vec<String>,
 }
 
 /// Resolves what was typed. Nothing typed means `main small`.
-pub(crate) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, CommandError> {
-    let asks = parse_arguments(models, keys);
-    let has_role = asks.iter().any(|ask| matches!(ask, ModelArgument::Role(_) | ModelArgument::All));
-    let sources = if has_role {
-        opencode::sources(Extent::WithMarkdown, &config.api_token_env)
-            .map_err(|reason| CommandError::Config(reason, None))?
-    } else if config.base_url.is_none() {
-        opencode::sources(Extent::Files, &config.api_token_env)
-            .map_err(|reason| CommandError::Config(reason, Some(BASE_URL_HINT)))?
-    } else {
-        Vec::new()
-    };
-    let catalogue = Catalogue::default();
-    let is_known = |model: &str| catalogue.has(model);
-    let roles = Roles { sources: &sources, gated: &config.providers, is_known: &is_known };
-    let resolver = Resolver { config, sources: &sources, roles };
+///
+/// # Errors
+/// A word cannot be a model, a role has none, or opencode's configuration is broken.
+pub(crate) fn resolve(models: &[String], keys: &[String], config: &Config) -> Result<Resolved, ResolveError> {
+    let arguments = parse_models(models, keys);
+    let has_role = arguments.iter().any(|it| matches!(it, ModelArgument::Role(_) | ModelArgument::All));
+    let resolver = if has_role { Resolver::with_roles(config) } else { Resolver::without_roles(config) }?;
     let mut resolved = Resolved::default();
-    for ask in asks {
-        match ask {
-            ModelArgument::Model(text) => {
-                let key = ModelKey::from_ref(&text, &config.providers).map_err(|error| usage(&error))?;
-                let provider = text.split_once('/').map(|(provider, _)| provider);
-                let provider = provider.filter(|provider| resolver.roles.is_gated(provider));
-                resolver.put_key(&mut resolved, text.clone(), key, provider)?;
-            }
-            ModelArgument::Key(text) => {
-                let key = ModelKey::parse(&text).map_err(|error| usage(&error))?;
-                resolver.put_key(&mut resolved, text, key, None)?;
-            }
-            ModelArgument::Role(Role::Agent(name)) if name.is_empty() => {
-                return Err(CommandError::Usage("`agent:` names no agent; write `agent:NAME`".to_owned()));
-            }
-            ModelArgument::Role(role) => {
-                let pin = resolver.roles.pin(&role)?;
-                if resolver.roles.is_gated(&pin.provider) {
-                    resolver.put_pin(&mut resolved, &pin)?;
-                } else {
-                    let reference = pin.reference();
-                    resolved.notes.push(format!("{role} is {reference}: not an LM Studio model, nothing to warm"));
-                }
-            }
-            ModelArgument::All => {
-                let pins = resolver.roles.all();
-                if pins.is_empty() {
-                    let providers = listed(config.providers.iter().map(String::as_str), "or");
-                    resolved
-                        .notes
-                        .push(format!("opencode's configuration pins no model on {providers}: nothing to warm"));
-                }
-                for pin in pins {
-                    resolver.put_pin(&mut resolved, &pin)?;
-                }
-            }
-        }
+    for argument in arguments {
+        resolver.put(&mut resolved, argument)?;
     }
     Ok(resolved)
 }
 
-fn usage(error: &InvalidModel) -> CommandError {
-    CommandError::Usage(error.to_string())
+/// The server that a plain key is asked of.
+///
+/// # Errors
+/// As [`resolve`].
+pub(crate) fn server_of_plain_keys(config: &Config) -> Result<Endpoint, ResolveError> {
+    Resolver::without_roles(config)?.endpoint_of_key(None, None)
 }
 
-impl From<Unset> for CommandError {
-    fn from(unset: Unset) -> Self {
-        Self::Config(unset.reason, Some(unset.hint))
-    }
-}
-
-/// What is known while words are resolved.
+/// What is known while words are resolved: our own configuration, and as much of opencode's as
+/// was read.
 pub(crate) struct Resolver<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) sources: &'a [ConfigSource],
-    pub(crate) roles: Roles<'a>,
+    config: &'a Config,
+    sources: Vec<ConfigSource>,
+    is_known: Box<dyn Fn(&str) -> bool>,
 }
 
-impl Resolver<'_> {
-    fn put_key(
-        &self,
-        resolved: &mut Resolved,
-        requested: String,
-        key: ModelKey,
-        provider: Option<&str>,
-    ) -> Result<(), CommandError> {
-        let gated = &self.config.providers;
-        // The provider that was named comes first; without an address of its own it shares one.
-        let first = provider.map(str::to_owned);
-        let others = gated.iter().filter(|it| Some(it.as_str()) != provider).cloned();
-        let providers: Vec<String> = first.into_iter().chain(others).collect();
-        let subject = Subject { providers: &providers, model: provider.map(|_| key.as_str()), is_built_in: false };
-        let address = self.address(subject)?;
-        // Where the user gives the address, opencode has no say in the key.
+impl<'a> Resolver<'a> {
+    /// Reads opencode's configuration with its agents.
+    ///
+    /// # Errors
+    /// A text that opencode would refuse as well.
+    pub(crate) fn with_roles(config: &'a Config) -> Result<Self, ResolveError> {
+        Self::read(config, Some(Extent::WithMarkdown), None)
+    }
+
+    /// Reads opencode's configuration if the address is to be found there.
+    fn without_roles(config: &'a Config) -> Result<Self, ResolveError> {
+        Self::read(config, config.base_url.is_none().then_some(Extent::Files), Some(ADDRESS_HINT))
+    }
+
+    fn read(config: &'a Config, extent: Option<Extent>, hint: Option<&'static str>) -> Result<Self, ResolveError> {
+        let sources = match extent {
+            Some(extent) => opencode::sources(extent, &config.api_token_env)
+                .map_err(|reason| ResolveError::Config { reason, hint })?,
+            None => Vec::new(),
+        };
+        let catalogue = Catalogue::default();
+        Ok(Self { config, sources, is_known: Box::new(move |model| catalogue.has(model)) })
+    }
+
+    /// opencode's configuration, asked for its roles.
+    pub(crate) fn roles(&self) -> Roles<'_> {
+        Roles { sources: &self.sources, gated: &self.config.providers, is_known: &self.is_known }
+    }
+
+    /// The key and the server of a model that opencode's configuration names.
+    ///
+    /// # Errors
+    /// It is no key, or the address or token is none.
+    pub(crate) fn locate(&self, model: &RoleModel) -> Result<(ModelKey, Endpoint), ResolveError> {
+        let place = model.wire.as_ref().map_or(&model.place, |(_, place)| place);
+        let key = ModelKey::parse(model.key())
+            .map_err(|error| ResolveError::Config { reason: format!("{place}: {error}"), hint: None })?;
+        let providers = std::slice::from_ref(&model.provider);
+        let is_built_in = !model.is_listed && self.roles().exists(model);
+        let subject = Subject { providers, model: Some(&model.model), is_built_in };
+        let address = endpoint::address(self.config, &self.sources, subject)?;
+        Ok((key, address.with_token(self.config, &self.sources, Some(&model.provider))?))
+    }
+
+    /// The server of a key. The provider that was named with it comes first; without an
+    /// address of its own it shares that of the others.
+    fn endpoint_of_key(&self, provider: Option<&str>, key: Option<&ModelKey>) -> Result<Endpoint, ResolveError> {
+        let others = self.config.providers.iter().map(String::as_str).filter(|it| Some(*it) != provider);
+        let providers: Vec<String> = provider.into_iter().chain(others).map(str::to_owned).collect();
+        let model = key.filter(|_| provider.is_some()).map(ModelKey::as_str);
+        let subject = Subject { providers: &providers, model, is_built_in: false };
+        let address = endpoint::address(self.config, &self.sources, subject)?;
+        // Where the user gives the address, opencode has no say in the token.
         let owner = if self.config.base_url.is_some() {
             None
         } else {
-            let found = base_url(self.sources, subject).and_then(|found| found.path.get(1).copied());
+            let found = base_url(&self.sources, subject).and_then(|found| found.path.get(1).copied());
             provider.or(found).or(providers.first().map(String::as_str))
         };
-        let credential = self.credential(owner, &address)?;
-        self.put(resolved, requested, key, address, credential);
+        address.with_token(self.config, &self.sources, owner)
+    }
+
+    fn put(&self, resolved: &mut Resolved, argument: ModelArgument) -> Result<(), ResolveError> {
+        match argument {
+            ModelArgument::Model(text) => {
+                let key = ModelKey::from_ref(&text, &self.config.providers)?;
+                let provider = text.split_once('/').map(|(provider, _)| provider);
+                let provider = provider.filter(|provider| self.roles().is_gated(provider));
+                let endpoint = self.endpoint_of_key(provider, Some(&key))?;
+                self.put_key(resolved, text, key, endpoint);
+            }
+            ModelArgument::Key(text) => {
+                let key = ModelKey::parse(&text)?;
+                let endpoint = self.endpoint_of_key(None, Some(&key))?;
+                self.put_key(resolved, text, key, endpoint);
+            }
+            ModelArgument::Role(Role::Agent(name)) if name.is_empty() => {
+                return Err(ResolveError::Argument("`agent:` names no agent; write `agent:NAME`".to_owned()));
+            }
+            ModelArgument::Role(role) => {
+                let model = self.roles().model_of(&role)?;
+                if self.roles().is_gated(&model.provider) {
+                    self.put_role_model(resolved, &model)?;
+                } else {
+                    let reference = model.reference();
+                    resolved.notes.push(format!("{role} is {reference}: not an LM Studio model, nothing to warm"));
+                }
+            }
+            ModelArgument::All => {
+                let models = self.roles().all();
+                if models.is_empty() {
+                    let providers = listed(self.config.providers.iter().map(String::as_str), "or");
+                    resolved
+                        .notes
+                        .push(format!("opencode's configuration pins no model on {providers}: nothing to warm"));
+                }
+                for model in models {
+                    self.put_role_model(resolved, &model)?;
+                }
+            }
+        }
         Ok(())
     }
 
-    fn put_pin(&self, resolved: &mut Resolved, pin: &RoleModel) -> Result<(), CommandError> {
-        tracing::info!(role = %pin.role, reference = pin.reference(), key = pin.key(), note = pin.note, "role");
-        let (key, address, credential) = self.target(pin)?;
-        if !self.roles.exists(pin) {
-            let (role, place, reference) = (&pin.role, &pin.place, pin.reference());
+    fn put_role_model(&self, resolved: &mut Resolved, model: &RoleModel) -> Result<(), ResolveError> {
+        tracing::info!(role = %model.role, reference = model.reference(), key = model.key(), note = model.note, "role");
+        let (key, endpoint) = self.locate(model)?;
+        if !self.roles().exists(model) {
+            let (role, place, reference) = (&model.role, &model.place, model.reference());
             resolved.warnings.push(format!(
                 "{role} is {reference} ({place}), which is not among the `models` of that provider: opencode will not find it"
             ));
         }
-        self.put(resolved, pin.role.to_string(), key, address, credential);
+        self.put_key(resolved, model.role.to_string(), key, endpoint);
         Ok(())
     }
 
-    /// The key, the server and the token of a model that the configuration pins.
-    pub(crate) fn target(&self, pin: &RoleModel) -> Result<(ModelKey, Address, Credential), CommandError> {
-        let place = pin.wire.as_ref().map_or(&pin.place, |(_, place)| place);
-        let key =
-            ModelKey::parse(pin.key()).map_err(|error| CommandError::Config(format!("{place}: {error}"), None))?;
-        let providers = std::slice::from_ref(&pin.provider);
-        let is_built_in = !pin.is_listed && self.roles.exists(pin);
-        let address = self.address(Subject { providers, model: Some(&pin.model), is_built_in })?;
-        let credential = self.credential(Some(&pin.provider), &address)?;
-        Ok((key, address, credential))
-    }
-
-    fn address(&self, subject: Subject<'_>) -> Result<Address, CommandError> {
-        settings::address(self.config, self.sources, subject)
-            .map_err(|reason| CommandError::Config(reason, Some(BASE_URL_HINT)))
-    }
-
-    fn credential(&self, provider: Option<&str>, address: &Address) -> Result<Credential, CommandError> {
-        settings::token(self.config, self.sources, provider, address)
-            .map_err(|reason| CommandError::Config(reason, None))
-    }
-
-    fn put(&self, resolved: &mut Resolved, requested: String, key: ModelKey, address: Address, credential: Credential) {
-        let is_same = |it: &Target| it.want.key == key && it.address.base == address.base;
-        if !resolved.targets.iter().any(is_same) {
-            let options = self.config.load_options(&key);
-            resolved.targets.push(Target { want: ModelRequest { requested, key, options }, address, credential });
+    fn put_key(&self, resolved: &mut Resolved, requested: String, key: ModelKey, endpoint: Endpoint) {
+        let servers = &mut resolved.servers;
+        let is_there =
+            |it: &ServerModels| it.endpoint.base == endpoint.base && it.requests.iter().any(|it| it.key == key);
+        if servers.iter().any(is_there) {
+            return;
+        }
+        let place = servers.iter().map(|it| it.requests.len()).sum();
+        let options = self.config.load_options(&key);
+        let request = ModelRequest { requested, key, options };
+        let is_same = |it: &&mut ServerModels| it.endpoint.base == endpoint.base && it.endpoint.token == endpoint.token;
+        match servers.iter_mut().find(is_same) {
+            Some(server) => {
+                server.requests.push(request);
+                server.places.push(place);
+            }
+            None => servers.push(ServerModels { endpoint, requests: vec![request], places: vec![place] }),
         }
     }
 }

@@ -31,8 +31,14 @@ const YELLOW: &str = "\u{1b}[1;33m";
 const CYAN: &str = "\u{1b}[36m";
 const PLAIN: &str = "\u{1b}[0m";
 
+impl Default for Console {
+    fn default() -> Self {
+        Self::new(false, ColorChoice::default())
+    }
+}
+
 impl Console {
-    /// Settles how to speak.
+    /// Decides how to speak.
     pub fn new(quiet: bool, choice: ColorChoice) -> Self {
         let color = match choice {
             ColorChoice::Always => true,
@@ -42,6 +48,12 @@ impl Console {
             }
         };
         Self { quiet, color }
+    }
+
+    /// The same, with errors alone.
+    #[must_use]
+    pub fn quieted(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     /// Whether only errors are shown.
@@ -56,7 +68,7 @@ impl Console {
         }
     }
 
-    /// Says something worth knowing that stops nobody.
+    /// Says something worth knowing that stops nothing.
     pub fn warning(self, text: &str) {
         if !self.quiet {
             write_line(&format!("lmswarm: {} {}", self.paint(YELLOW, "warning:"), printable(text)));
@@ -105,7 +117,7 @@ impl Console {
     }
 }
 
-/// A warning from before anybody settled how to speak.
+/// A warning of the log, which has no console.
 pub fn warn_early(text: &str) {
     write_line(&format!("lmswarm: warning: {}", printable(text)));
 }
@@ -130,7 +142,7 @@ pub fn print_json(report: &impl serde::Serialize) -> io::Result<()> {
     print(&printable_json(&serde_json::to_string(report)?))
 }
 
-/// Nobody is left to tell when stderr is closed.
+/// When stderr is closed there is no place left to tell it.
 fn write_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -335,7 +335,7 @@ fn ask(sources: &[ConfigSource]) {
         let _ = roles.exists(&pin);
     }
     for role in [Role::Main, Role::Small, Role::Agent("a".to_owned())] {
-        let _ = roles.pin(&role);
+        let _ = roles.model_of(&role);
     }
 }
 
@@ -399,7 +399,7 @@ pub fn model(bytes: &[u8]) {
         }
         Err(why) => assert_message(&why.to_string()),
     }
-    let _ = lmswarm::pure::opencode::roles::parse_arguments(&[text.clone().into_owned()], &[]);
+    let _ = lmswarm::pure::arguments::parse_models(&[text.clone().into_owned()], &[]);
     for spec in OPTIONS {
         if let Ok(value) = spec.kind.read(&text, Some(Path::new("/home/me"))) {
             assert!(!text.is_empty(), "{}", spec.key);

@@ -22,6 +22,15 @@ fn the_command_takes_the_place_of_lmswarm_once_the_model_is_there() {
 
 #[cfg(unix)]
 #[test]
+fn a_key_given_to_run_is_the_only_model() {
+    let machine = Machine::new();
+    // opencode's configuration sets no model, so `main small` would end the call.
+    machine.run(&["run", "--key", LLAMA, "--", SH, "-c", "exit 7"]).expect(7);
+    assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[cfg(unix)]
+#[test]
 fn arguments_reach_the_command_as_they_are() {
     let machine = Machine::new();
     machine.preload(LLAMA);

@@ -4,28 +4,20 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::cli::HookOpencodeArgs;
-use crate::commands::call::CommandError;
+use crate::commands::error::CommandError;
+use crate::commands::print;
 use crate::pure::opencode::plugin::{self, Owner};
 use crate::pure::outcome::exit::ExitCode;
-use crate::sys::output::{self, ColorChoice, Console};
+use crate::sys::output::Console;
 use crate::sys::{files, paths, repository};
 
 /// Runs the command.
-pub(super) fn run(args: &HookOpencodeArgs) -> ExitCode {
-    let console = Console::new(false, ColorChoice::Auto);
-    let done = if args.print {
-        output::print(plugin::text().trim_end()).map_err(|error| CommandError::Unexpected(error.into()))
-    } else {
-        install(args.project, console)
-    };
-    match done {
-        Ok(()) => ExitCode::Success,
-        Err(trouble) => {
-            let (exit, reason, hint) = trouble.into_message();
-            console.error(&reason, hint);
-            exit
-        }
+pub(super) fn run(args: &HookOpencodeArgs, console: Console) -> Result<ExitCode, CommandError> {
+    if args.print {
+        return print(plugin::text().trim_end());
     }
+    install(args.project, console)?;
+    Ok(ExitCode::Success)
 }
 
 fn install(for_project: bool, console: Console) -> Result<(), CommandError> {
@@ -34,11 +26,11 @@ fn install(for_project: bool, console: Console) -> Result<(), CommandError> {
     let found = match files::read(&path, 1) {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => None,
-        Err(error) => return Err(CommandError::Config(format!("{shown} cannot be read: {error}"), None)),
+        Err(error) => return Err(CommandError::config(format!("{shown} cannot be read: {error}"))),
     };
     let refused = |why: &str| {
-        let hint = "move it away; `lmswarm hook opencode --print` shows what would be there instead";
-        Err(CommandError::Config(format!("{shown} {why}, so it is left alone"), Some(hint)))
+        Err(CommandError::config(format!("{shown} {why}, so it is left alone"))
+            .hinted("move it away; `lmswarm hook opencode --print` shows what would be there instead"))
     };
     let done = match found.as_deref().map(plugin::owner) {
         Some(Owner::Current) => {
@@ -53,7 +45,7 @@ fn install(for_project: bool, console: Console) -> Result<(), CommandError> {
         None => format!("{shown} is installed; opencode loads it when it starts next"),
     };
     files::replace(&path, plugin::text().as_bytes())
-        .map_err(|error| CommandError::Config(format!("{shown} cannot be written: {error}"), None))?;
+        .map_err(|error| CommandError::config(format!("{shown} cannot be written: {error}")))?;
     console.note(&done);
     Ok(())
 }
@@ -68,14 +60,14 @@ fn place(for_project: bool) -> Result<PathBuf, CommandError> {
 
 fn global() -> Result<PathBuf, CommandError> {
     paths::opencode_config().ok_or_else(|| {
-        let hint = "set HOME, or XDG_CONFIG_HOME, to an absolute path";
-        CommandError::Config("there is no home to find opencode's folder in".to_owned(), Some(hint))
+        CommandError::config("there is no home to find opencode's folder in")
+            .hinted("set HOME, or XDG_CONFIG_HOME, to an absolute path")
     })
 }
 
 /// The top of the git work tree, else the working directory.
 fn project() -> Result<PathBuf, CommandError> {
     let working = std::env::current_dir()
-        .map_err(|error| CommandError::Config(format!("the working directory cannot be found: {error}"), None))?;
+        .map_err(|error| CommandError::config(format!("the working directory cannot be found: {error}")))?;
     Ok(repository::root(&working).unwrap_or(working))
 }

@@ -2,9 +2,11 @@
 //! Which files there are is found in `sys::opencode`.
 //!
 //! A [`source`] is read and checked ([`schema`]), a Markdown file's head by [`front_matter`].
-//! Of several sources together, [`provider`] tells an address and a key, and [`roles`] which
-//! model is asked. [`plugin`] is the text that is installed into opencode.
+//! Of several sources together, [`provider`] tells an address and a key, [`address`] whether the
+//! user's token may go there, and [`roles`] which model is asked. [`plugin`] is the text that is
+//! installed into opencode.
 
+pub mod address;
 pub mod front_matter;
 pub mod plugin;
 pub mod provider;

@@ -1,6 +1,6 @@
-//! Which model opencode will ask for: its main model, its small one, an agent's own. What
-//! was typed becomes an [`ModelArgument`]; an ask and opencode's sources become a [`RoleModel`]. Where the
-//! model is asked, and with which key, is decided from the pin elsewhere.
+//! Which model opencode will ask for: its main model, its small one, an agent's own. A role and
+//! opencode's sources become a [`RoleModel`]. On which server, and with which token, is decided
+//! elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -8,19 +8,6 @@ use serde_json::Value as Json;
 
 use crate::pure::opencode::source::{ConfigSource, find};
 use crate::pure::text::printable;
-
-/// What a word on the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelArgument {
-    /// A model key or ref, as typed.
-    Model(String),
-    /// A model key that looks like something else.
-    Key(String),
-    /// A role.
-    Role(Role),
-    /// Every model that opencode's configuration pins on a gated provider.
-    All,
-}
 
 /// Who asks a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,30 +31,6 @@ impl std::fmt::Display for Role {
             Self::Command(name) => write!(f, "command:{}", printable(name)),
         }
     }
-}
-
-/// Reads what was typed: words, and keys that are meant literally. Nothing at all means
-/// `main small`.
-pub fn parse_arguments(words: &[String], keys: &[String]) -> Vec<ModelArgument> {
-    let both = || [ModelArgument::Role(Role::Main), ModelArgument::Role(Role::Small)];
-    if words.is_empty() && keys.is_empty() {
-        return both().to_vec();
-    }
-    let mut asks = Vec::with_capacity(words.len() + keys.len());
-    for word in words {
-        match word.as_str() {
-            "main" => asks.push(ModelArgument::Role(Role::Main)),
-            "small" => asks.push(ModelArgument::Role(Role::Small)),
-            "main/small" => asks.extend(both()),
-            "all" => asks.push(ModelArgument::All),
-            _ => asks.push(match word.strip_prefix("agent:") {
-                Some(name) => ModelArgument::Role(Role::Agent(name.to_owned())),
-                None => ModelArgument::Model(word.clone()),
-            }),
-        }
-    }
-    asks.extend(keys.iter().cloned().map(ModelArgument::Key));
-    asks
 }
 
 /// A model that opencode's configuration pins.
@@ -143,7 +106,7 @@ impl<'a> Roles<'a> {
     ///
     /// # Errors
     /// When the configuration sets none, or one that opencode would refuse.
-    pub fn pin(&self, role: &Role) -> Result<RoleModel, Unset> {
+    pub fn model_of(&self, role: &Role) -> Result<RoleModel, Unset> {
         match role {
             Role::Main => self.main(),
             Role::Small => self.small(),
@@ -164,8 +127,8 @@ impl<'a> Roles<'a> {
             .into_iter()
             .chain(agents)
             .chain(commands)
-            .filter_map(|role| self.pin(&role).ok())
-            .filter(|pin| self.is_gated(&pin.provider))
+            .filter_map(|role| self.model_of(&role).ok())
+            .filter(|model| self.is_gated(&model.provider))
             .collect()
     }
 
@@ -207,12 +170,12 @@ impl<'a> Roles<'a> {
         // One that does not exist is no error to opencode: the title goes to the main model.
         match self.existing(&Role::Small, &value) {
             Err(Unset { reason, .. }) => main(format!("{reason}; opencode asks the main model for titles")),
-            Ok(pin) if self.is_gated(&pin.provider) && !self.exists(&pin) => main(format!(
+            Ok(model) if self.is_gated(&model.provider) && !self.exists(&model) => main(format!(
                 "`small_model` is {} ({}), which is not among the models of that provider; opencode asks the main model for titles",
-                pin.reference(),
-                pin.place
+                model.reference(),
+                model.place
             )),
-            pin => pin,
+            model => model,
         }
     }
 
@@ -276,7 +239,7 @@ impl<'a> Roles<'a> {
         objects.flatten().filter_map(Json::as_object).flatten().map(|(name, _)| name.as_str()).collect()
     }
 
-    /// The pin of a value, unless the configuration takes the provider or the model away.
+    /// The model that a value names, unless the configuration takes the provider or the model away.
     fn existing(&self, role: &Role, (value, source, path): &Value<'_>) -> Result<RoleModel, Unset> {
         let place = source.place(path);
         let text = value.as_str().unwrap_or_default();
@@ -333,9 +296,9 @@ impl<'a> Roles<'a> {
     }
 
     /// Whether opencode would find the model.
-    pub fn exists(&self, pin: &RoleModel) -> bool {
+    pub fn exists(&self, model: &RoleModel) -> bool {
         let is_built_in = |model: &str| BUILT_IN_MODELS.contains(&model) || (self.is_known)(model);
-        pin.is_listed || (pin.provider == "lmstudio" && is_built_in(&pin.model))
+        model.is_listed || (model.provider == "lmstudio" && is_built_in(&model.model))
     }
 }
 
@@ -370,30 +333,18 @@ mod tests {
         texts.iter().enumerate().map(source).collect()
     }
 
-    fn pin(texts: &[&str], role: &Role) -> Result<(String, String, String), String> {
+    fn found(texts: &[&str], role: &Role) -> Result<(String, String, String), String> {
         let sources = sources(texts);
         let gated = ["lmstudio".to_owned()];
         let roles = Roles { sources: &sources, gated: &gated, is_known: &|_| false };
-        roles.pin(role).map(|pin| (pin.reference(), pin.key().to_owned(), pin.place)).map_err(|unset| unset.reason)
+        roles
+            .model_of(role)
+            .map(|model| (model.reference(), model.key().to_owned(), model.place))
+            .map_err(|unset| unset.reason)
     }
 
     fn reference(texts: &[&str], role: &Role) -> String {
-        pin(texts, role).map_or_else(|reason| reason, |(reference, ..)| reference)
-    }
-
-    #[test]
-    fn words_are_roles_and_keys_are_keys() {
-        let parse = |words: &[&str], keys: &[&str]| {
-            let owned = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-            super::parse_arguments(&owned(words), &owned(keys))
-        };
-        let (main, small) = (ModelArgument::Role(Role::Main), ModelArgument::Role(Role::Small));
-        assert_eq!(parse(&[], &[]), [main.clone(), small.clone()]);
-        assert_eq!(parse(&["main/small"], &[]), [main.clone(), small.clone()]);
-        assert_eq!(parse(&["small", "main"], &[]), [small, main]);
-        assert_eq!(parse(&[], &["main"]), [ModelArgument::Key("main".into())]);
-        assert_eq!(parse(&["all", "Main"], &[]), [ModelArgument::All, ModelArgument::Model("Main".into())]);
-        assert_eq!(parse(&["agent:a/b"], &[]), [ModelArgument::Role(Role::Agent("a/b".into()))]);
+        found(texts, role).map_or_else(|reason| reason, |(reference, ..)| reference)
     }
 
     #[test]
@@ -417,8 +368,8 @@ mod tests {
         let model = r#"{"model":"lmstudio/a"}"#;
         let listed = r#"{"small_model":"lmstudio/s","provider":{"lmstudio":{"models":{"s":{"id":"wire/s"}}}}}"#;
         assert_eq!(reference(&[model], &Role::Small), "lmstudio/a");
-        let found = pin(&[model, listed], &Role::Small).unwrap();
-        assert_eq!(found, ("lmstudio/s".into(), "wire/s".into(), "f1:1".into()));
+        let small = found(&[model, listed], &Role::Small).unwrap();
+        assert_eq!(small, ("lmstudio/s".into(), "wire/s".into(), "f1:1".into()));
         assert_eq!(reference(&[model, r#"{"small_model":"lmstudio/s"}"#], &Role::Small), "lmstudio/a");
         assert_eq!(reference(&[model, listed, r#"{"small_model":"lmstudio/s#low"}"#], &Role::Small), "lmstudio/a");
         assert_eq!(reference(&[model, r#"{"small_model":"openai/gpt-5"}"#], &Role::Small), "openai/gpt-5");
@@ -455,7 +406,7 @@ mod tests {
         let sources = sources(&[config, r#"{"command":{"c":{"template":"","model":"lmstudio/c"}}}"#]);
         let gated = ["lmstudio".to_owned()];
         let roles = Roles { sources: &sources, gated: &gated, is_known: &|_| false };
-        let all: Vec<String> = roles.all().iter().map(|pin| format!("{}={}", pin.role, pin.key())).collect();
+        let all: Vec<String> = roles.all().iter().map(|model| format!("{}={}", model.role, model.key())).collect();
         assert_eq!(all, ["main=a", "small=a", "agent:x=x#y", "command:c=c"]);
     }
 }

@@ -5,7 +5,7 @@
 pub enum ExitCode {
     /// Every model is addressable (or `failMode` is `open`).
     Success,
-    /// An error of ours that nobody foresaw.
+    /// An error of ours.
     Unexpected,
     /// The command line is wrong.
     Usage,

@@ -1,0 +1,111 @@
+//! One server of a call: its address, the token that goes there, and where both came from.
+
+use crate::pure::base_url::BaseUrl;
+use crate::pure::config::Config;
+use crate::pure::opencode::address::{ConfiguredAddress, configured_address};
+use crate::pure::opencode::provider::{Subject, api_key, key_variable};
+use crate::pure::opencode::source::ConfigSource;
+use crate::resolve::{ADDRESS_HINT, ResolveError};
+use crate::sys::http::Token;
+use crate::sys::{lmstudio, opencode};
+
+/// One server.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    /// Its address.
+    pub(crate) base: BaseUrl,
+    /// Where the address came from, for messages.
+    pub(crate) origin: String,
+    /// The token, if there is one that may go there.
+    pub(crate) token: Option<Token>,
+    /// Where the token came from; without one: where one could be put.
+    pub(crate) token_origin: String,
+}
+
+/// An address, and what is known of it.
+pub(super) struct Address {
+    base: BaseUrl,
+    origin: String,
+    may_get_token: bool,
+}
+
+/// Finds the server's address: configured, else opencode's, else LM Studio's own last port,
+/// else LM Studio's default. An address that is configured needs no sources.
+///
+/// # Errors
+/// The address in opencode's configuration is none.
+pub(super) fn address(
+    config: &Config,
+    sources: &[ConfigSource],
+    subject: Subject<'_>,
+) -> Result<Address, ResolveError> {
+    let by_user = |base, origin| Address { base, origin, may_get_token: true };
+    if let Some((base, origin)) = &config.base_url {
+        return Ok(by_user(base.clone(), origin.to_string()));
+    }
+    let found = configured_address(sources, subject, |name| std::env::var(name).ok());
+    let found = found.map_err(|reason| ResolveError::Config { reason, hint: Some(ADDRESS_HINT) })?;
+    if let Some(ConfiguredAddress { base, place, may_get_token }) = found {
+        return Ok(Address { base, origin: place, may_get_token });
+    }
+    Ok(match lmstudio::last_port() {
+        Some((port, path)) => by_user(BaseUrl::loopback(port), path.display().to_string()),
+        None => by_user(BaseUrl::loopback(1234), "LM Studio's default".to_owned()),
+    })
+}
+
+impl Address {
+    /// Adds the API token, if it may go there: from its variable, else the key that opencode
+    /// would send to the provider. `provider` is `None` where opencode has no say.
+    ///
+    /// # Errors
+    /// What was found cannot be a token. It is not shown.
+    pub(super) fn with_token(
+        self,
+        config: &Config,
+        sources: &[ConfigSource],
+        provider: Option<&str>,
+    ) -> Result<Endpoint, ResolveError> {
+        let found = if self.may_get_token { find_token(config, sources, provider)? } else { None };
+        let (token, token_origin) = match found {
+            Some((token, origin)) => (Some(token), origin),
+            None => (None, format!("the variable {}", config.api_token_env)),
+        };
+        Ok(Endpoint { base: self.base, origin: self.origin, token, token_origin })
+    }
+}
+
+fn find_token(
+    config: &Config,
+    sources: &[ConfigSource],
+    provider: Option<&str>,
+) -> Result<Option<(Token, String)>, ResolveError> {
+    let of_environment = |name: &str| {
+        let text = std::env::var_os(name).filter(|text| !text.is_empty())?;
+        Some(read_token(text.to_str(), format!("the variable {name}")))
+    };
+    if let Some(found) = of_environment(&config.api_token_env) {
+        return found.map(Some);
+    }
+    let Some(provider) = provider else { return Ok(None) };
+    if let Some(found) = api_key(sources, provider) {
+        // An empty key is an answer: opencode then sends none, and looks nowhere else.
+        return if found.text.is_empty() { Ok(None) } else { read_token(Some(found.text), found.place()).map(Some) };
+    }
+    if let Some((key, origin)) = opencode::stored_key(provider).filter(|(key, _)| !key.is_empty()) {
+        return read_token(Some(&key), origin).map(Some);
+    }
+    key_variable(sources, provider).and_then(|name| of_environment(&name)).transpose()
+}
+
+fn read_token(text: Option<&str>, origin: String) -> Result<(Token, String), ResolveError> {
+    match text.and_then(Token::new) {
+        Some(token) => Ok((token, origin)),
+        None => Err(ResolveError::Config {
+            reason: format!(
+                "{origin}: what it holds cannot be an API token (it has blanks or other characters that no token has)"
+            ),
+            hint: None,
+        }),
+    }
+}
