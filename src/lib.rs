@@ -6,16 +6,17 @@
 //! Calls point one way only, never back:
 //!
 //! ```text
-//! main  ->  commands  ->  resolve  ->  gate  ->  sys  ->  pure
+//! main  ->  commands  ->  resolve  ->  gate  ->  backend  ->  sys  ->  pure
 //! ```
 //!
 //! - [`cli`]: what can be typed; made from the table in `pure::config::options`. Read by `main` and
 //!   `commands` alone.
 //! - [`commands`]: one file each; a typed request becomes a call of the gate, and its
-//!   outcome becomes text or JSON.
-//! - `resolve`: words to models on servers. It asks no server.
-//! - [`gate`]: the one place where order matters: look, settle, lead or wait, repair, load,
+//!   outcome becomes text or JSON. Two are shared: `resolve` (words to models on servers) and
+//!   `gated` (one call of the gate).
+//! - [`gate`]: the one place where order matters: observe, decide, lead or wait, repair, load,
 //!   verify.
+//! - [`backend`]: what the gate asks of a server, for each program that serves models.
 //! - [`sys`]: effects. Each file has one job and is the only one to name its crate (reqwest
 //!   in `http`, fs2 in `lock`, dirs in `paths`, indicatif in `progress`, sysinfo in
 //!   `machine`) or its OS facility.
@@ -23,8 +24,8 @@
 //!
 //! # What always holds
 //!
-//! - Success is only ever reported from a look that showed the model addressable (a young
-//!   one, where it had to come from `lms ps`), never because a load said so.
+//! - Success is only ever reported from an observation that showed the model addressable (a
+//!   young one, where it had to come from `lms ps`), never because a load said so.
 //! - Whatever cannot be read is *unknown*, never *empty*: nothing is loaded on a guess.
 //! - A warm call takes one round of two requests. It takes no lock, starts no child, and
 //!   writes nothing.
@@ -32,6 +33,7 @@
 //! - Only an instance that `lms ps` calls idle, and that is not loading, is unloaded; and,
 //!   at once, what our own load brought up under a wrong name.
 
+pub mod backend;
 pub mod cli;
 pub mod commands;
 pub mod gate;

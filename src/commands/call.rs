@@ -88,7 +88,7 @@ pub(super) async fn ensure(
                 origin: &endpoint.origin,
                 token_origin: &endpoint.token_origin,
                 state_dir: config.state_dir.clone().or_else(paths::state_dir),
-                wants: &requests,
+                requests: &requests,
                 fresh: gate.fresh,
                 timeout: gate.timeout,
                 progress: Progress::new(console, !output.no_progress, output.progress_every),

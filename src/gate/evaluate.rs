@@ -1,140 +1,132 @@
-//! What a sight settles without any work: ready, failed, or "work to do".
+//! One observation becomes one decision: here is collected what the decision needs to know, and
+//! `pure::decision` decides.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::cooldown::past_failure;
-use super::look::Observation;
+use super::ModelTask;
 use super::wait::LOOK_INTERVAL;
-use super::{Call, ModelRequest, Work, obtain};
-use crate::pure::config::OnMismatch;
+use crate::backend::Observation;
+use crate::pure::decision::{Change, Decision, Known, OwnLoad, decide};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
-use crate::pure::residency::{Drift, Readiness, Residency, drift, find_downloaded};
-use crate::pure::text::duration;
+use crate::pure::residency::{Drift, Readiness, Residency, Snapshot, drift};
 use crate::sys::lock::Leader;
 use crate::sys::state::Store;
 
-impl Work<'_> {
-    /// What a sight settles without any work: ready, failed, or `None` for "work to do".
-    pub(super) fn evaluate(
-        &self,
-        want: &ModelRequest,
-        sight: &Observation,
-        action: Action,
-    ) -> Result<Option<Ready>, Failure> {
-        let snapshot = match sight {
+/// What comes next for a model; a failure is an `Err`.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It is addressable.
+    Ready(Ready),
+    /// A load of it is under way.
+    Wait,
+    /// Nothing listens, and the server may be started.
+    StartServer,
+    /// What is resident has to change.
+    Change(Snapshot, Change),
+}
+
+impl ModelTask<'_> {
+    /// Judges one observation. `action` is what is reported if the model is ready. The warnings
+    /// of a model that is ready are kept for its outcome.
+    pub(super) fn evaluate(&self, observation: &Observation, action: Action) -> Result<Step, Failure> {
+        let gate = self.gate;
+        let snapshot = match observation {
             Observation::Seen(snapshot) => snapshot,
-            Observation::Down if self.may_start_server() => return Ok(None),
-            Observation::Down => return Err(self.down_for_good()),
             Observation::Blocked(failure) => return Err(failure.clone()),
+            Observation::Down if !gate.backend.may_start() => return Err(gate.backend.down()),
+            Observation::Down => return self.server_failure().map_or(Ok(Step::StartServer), Err),
         };
-        let instance = match snapshot.residency(&want.key) {
-            Residency::Addressable(instance) => instance,
-            Residency::Unknown => {
-                return Err(self.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"));
+        match decide(snapshot, self.request, gate.call.config, &self.known(snapshot), gate.backend.name()) {
+            Decision::Ready(instance, warnings) => {
+                for warning in warnings {
+                    self.warn(warning);
+                }
+                Ok(Step::Ready(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
             }
-            Residency::Absent if !self.config.auto_download => {
-                // Cheap to say, so nobody needs to lead for it.
-                return match &snapshot.downloaded {
-                    Some(models) if find_downloaded(models, &want.key).is_none() => {
-                        Err(obtain::not_downloaded(want, models))
-                    }
-                    _ => Ok(None),
-                };
+            Decision::Wait => Ok(Step::Wait),
+            Decision::Change(change) => Ok(Step::Change(snapshot.clone(), change)),
+            Decision::NotDownloaded => {
+                let models = snapshot.downloaded.as_deref().unwrap_or_default();
+                Err(gate.backend.not_downloaded(self.request, models))
             }
-            _ => return Ok(None),
-        };
-        // A source that lists an instance from the start of its load cannot tell that it is
-        // ready; whoever loads it can.
-        if instance.readiness == Readiness::Unreported {
-            if self.is_being_loaded(want) {
-                return Ok(None);
+            Decision::Drifted(drift) => Err(self.drift_failure(drift)),
+            Decision::Failed(failure) => Err(failure),
+            Decision::Unknown => {
+                Err(gate.context.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"))
             }
-            // A load that failed a moment ago may be listed still.
-            self.replay(want, sight)?;
         }
-        let max_context = snapshot.max_context(&want.key);
-        if let Some(drift) = drift(instance, &want.options, max_context)
-            && !self.accepts(want, drift, sight)?
-        {
-            return Ok(None);
-        }
-        if let Some(warning) = context_warning(want, max_context) {
-            self.warn(warning);
-        }
-        Ok(Some(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
     }
 
-    /// Whether drift is let pass: by configuration, or because a reload would not help.
-    fn accepts(&self, want: &ModelRequest, drift: Drift, sight: &Observation) -> Result<bool, Failure> {
-        let Drift { has, wants } = drift;
-        let key = &want.key;
-        match (self.config.on_mismatch, &self.store) {
-            (OnMismatch::Ignore, _) => Ok(true),
-            (OnMismatch::Fail, _) => Err(drift_failure(want, drift)),
-            (OnMismatch::Reload, None) => {
-                // Nobody would remember that it was in vain, and every call would reload.
-                self.warn(format!(
-                    "`{key}` has a context of {has} tokens, not {wants}, and is not reloaded without a state directory"
-                ));
-                Ok(true)
-            }
-            (OnMismatch::Reload, Some(store)) => {
-                let asked = want.options.context_length.unwrap_or(wants);
-                let why = if store.facts().was_granted(key.as_str(), asked, has, self.config.retry_cooldown) {
-                    "LM Studio granted no more when it was loaded".to_owned()
-                } else if let Err(failure) = self.replay(want, sight) {
-                    // To unload it would be to end with nothing.
-                    let age = duration(failure.age.unwrap_or_default());
-                    format!("it is not reloaded, as that failed {age} ago: {}", failure.reason)
-                } else {
-                    return Ok(false);
-                };
-                self.warn(format!("`{key}` has a context of {has} tokens, not {wants}: {why}"));
-                Ok(true)
-            }
+    /// What the decision needs besides the snapshot. For a model that is ready and without drift
+    /// it is nothing, and nothing is read. Nothing is made or written in any case.
+    fn known(&self, snapshot: &Snapshot) -> Known {
+        let gate = self.gate;
+        let request = self.request;
+        if let Residency::Addressable(instance) = snapshot.residency(&request.key)
+            && instance.readiness == Readiness::Ready
+            && drift(instance, &request.options, snapshot.max_context(&request.key)).is_none()
+        {
+            return Known::default();
+        }
+        let is_stateless = gate.store.get().is_some_and(Option::is_none);
+        let Some(store) = gate.store().or_else(|| gate.peek()) else {
+            return Known { is_stateless, ..Known::default() };
+        };
+        let history = store.history();
+        Known {
+            failure: self.past_failure(&history),
+            own_load: self.own_load(store),
+            granted: history.granted(request.key.as_str(), gate.call.config.retry_cooldown),
+            is_stateless,
         }
     }
 
     /// Whether one of us loads it right now, as far as our own locks tell.
-    fn is_being_loaded(&self, want: &ModelRequest) -> bool {
-        let Some(store) = &self.store else { return false };
-        match own_load(store, want, self.config.load_timeout) {
+    fn own_load(&self, store: &Store) -> OwnLoad {
+        match own_load(store, self.request.key.as_str(), self.gate.call.config.load_timeout) {
             OwnLoad::UnderWay => {
                 self.no_load_since.set(None);
-                true
+                OwnLoad::UnderWay
             }
-            // It may be about to load, or has just done so. One that does neither for long
-            // is stopped.
+            // A leader that neither loads nor ends for long is stopped.
             OwnLoad::Led => {
                 let since = self.no_load_since.get().unwrap_or_else(Instant::now);
                 self.no_load_since.set(Some(since));
-                since.elapsed() < LOOK_INTERVAL
+                if since.elapsed() < LOOK_INTERVAL { OwnLoad::Led } else { OwnLoad::No }
             }
-            OwnLoad::No => false,
+            OwnLoad::No => OwnLoad::No,
         }
     }
 
     /// Whether a load that one of us ordered is under way, though its leader may be gone.
-    pub(super) fn has_own_load(&self, want: &ModelRequest) -> bool {
-        let Some(store) = &self.store else { return false };
-        matches!(own_load(store, want, self.config.load_timeout), OwnLoad::UnderWay)
+    pub(super) fn has_own_load(&self) -> bool {
+        let load_timeout = self.gate.call.config.load_timeout;
+        let key = self.request.key.as_str();
+        self.gate.store().is_some_and(|store| own_load(store, key, load_timeout) == OwnLoad::UnderWay)
+    }
+
+    /// Drift that is not let pass.
+    pub(super) fn drift_failure(&self, Drift { has, wants }: Drift) -> Failure {
+        let key = self.request.key.as_str();
+        let command = self.gate.backend.unload_command(key);
+        Failure::new(
+            Category::Drift,
+            format!("`{key}` is resident with a context of {has} tokens, and {wants} are configured"),
+        )
+        .hinted(format!("unload it (`{command}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
     }
 }
 
-/// What our own locks tell of a load. A load by others leaves no trace there.
-enum OwnLoad {
-    /// It is under way.
-    UnderWay,
-    /// It is not, but another process leads, and says that this model is why.
-    Led,
-    /// None of us has to do with it.
-    No,
+impl super::Gate<'_> {
+    /// The state directory before there is work: read, and never made.
+    fn peek(&self) -> Option<&Store> {
+        self.peeked.get_or_init(|| Store::peek(self.call.state_dir.as_deref()?, &self.context.base().slug())).as_ref()
+    }
 }
 
-fn own_load(store: &Store, want: &ModelRequest, load_timeout: Duration) -> OwnLoad {
-    let key = want.key.as_str();
-    // A load is over by then, and whatever else keeps the lock is not it.
+fn own_load(store: &Store, key: &str, load_timeout: std::time::Duration) -> OwnLoad {
+    // A load is over by then, and a process that still keeps the lock is not it.
     if store.load_lock(key).is_held_by_child(load_timeout) {
         return OwnLoad::UnderWay;
     }
@@ -143,30 +135,4 @@ fn own_load(store: &Store, want: &ModelRequest, load_timeout: Duration) -> OwnLo
         return OwnLoad::Led;
     }
     OwnLoad::No
-}
-
-/// Whether nothing that is written down speaks against an instance of which the source does
-/// not tell whether it is ready. Nothing is made or written for it.
-pub(super) fn is_undisputed(call: &Call<'_>, want: &ModelRequest) -> bool {
-    let store = call.state_dir.as_deref().and_then(|folder| Store::peek(folder, &call.server.base.slug()));
-    store.is_none_or(|store| {
-        matches!(own_load(&store, want, call.config.load_timeout), OwnLoad::No)
-            && past_failure(call, &store, want).is_none()
-    })
-}
-
-/// Asking for more than the model has means all it has; the user should know.
-pub(super) fn context_warning(want: &ModelRequest, max: Option<u64>) -> Option<String> {
-    let (asked, max) = (want.options.context_length?, max?);
-    (asked > max).then(|| format!("`{}` can have a context of {max} tokens at most; {asked} were asked for", want.key))
-}
-
-/// Drift that is not let pass.
-pub(super) fn drift_failure(want: &ModelRequest, Drift { has, wants }: Drift) -> Failure {
-    let key = &want.key;
-    Failure::new(
-        Category::Drift,
-        format!("`{key}` is resident with a context of {has} tokens, and {wants} are configured"),
-    )
-    .hinted(format!("unload it (`lms unload {key}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
 }

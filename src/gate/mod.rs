@@ -5,46 +5,31 @@
 mod cooldown;
 mod evaluate;
 mod load;
-mod look;
-mod obtain;
+mod observe;
 mod repair;
 mod room;
-mod server;
+mod start;
 mod wait;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use crate::pure::base_url::BaseUrl;
+use crate::backend::{Backend, Context, Observation};
 use crate::pure::config::Config;
-use crate::pure::load::LoadOptions;
-use crate::pure::model::ModelKey;
+use crate::pure::decision::Change;
+pub use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
-use crate::pure::residency::{Readiness, Residency, drift};
+use crate::pure::residency::{Reading, Residency};
 use crate::sys::http::Server;
-use crate::sys::lmstudio;
-use crate::sys::lmstudio::lms::{Lms, Problem};
 use crate::sys::lock::{Leader, Leadership};
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
-use crate::sys::shutdown::{Shutdown, Stop};
 use crate::sys::state::{Store, now_ms};
-use evaluate::{context_warning, is_undisputed};
-use look::Observation;
-
-/// One model of a call.
-#[derive(Debug, Clone)]
-pub struct ModelRequest {
-    /// As it was typed, or the role that was asked for.
-    pub requested: String,
-    /// Its key.
-    pub key: ModelKey,
-    /// What it is to be loaded with.
-    pub options: LoadOptions,
-}
+use evaluate::Step;
 
 /// Everything one call is about.
 #[derive(Debug)]
@@ -58,9 +43,9 @@ pub struct Call<'a> {
     /// Where the token came from or could be put, for messages.
     pub token_origin: &'a str,
     /// Where the state is kept; `None` if there is no home.
-    pub state_dir: Option<std::path::PathBuf>,
+    pub state_dir: Option<PathBuf>,
     /// The models, each once, in the order given.
-    pub wants: &'a [ModelRequest],
+    pub requests: &'a [ModelRequest],
     /// Try again what failed a moment ago.
     pub fresh: bool,
     /// Upper bound for the whole call.
@@ -80,245 +65,275 @@ pub struct Refusal(pub String);
 /// # Errors
 /// When the state directory must not be used; no model was touched then.
 pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
-    if let Some(outcomes) = look::cached_outcomes(call)? {
+    let context = Context {
+        config: call.config,
+        server: call.server,
+        origin: call.origin,
+        token_origin: call.token_origin,
+        requests: call.requests,
+        timeout: call.timeout,
+        started: call.started,
+        shutdown: OnceCell::new(),
+    };
+    let gate = Gate {
+        call,
+        context: &context,
+        backend: Backend::new(&context),
+        store: OnceCell::new(),
+        peeked: OnceCell::new(),
+        store_warning: RefCell::default(),
+    };
+    if let Some(outcomes) = gate.cached_outcomes()? {
         return Ok(outcomes);
     }
-    let mut first = look::probe(call).instrument(tracing::trace_span!("probe")).await;
-    let warm: Vec<Option<Outcome>> = call.wants.iter().map(|want| warm_outcome(call, want, &first)).collect();
-    let outcomes = match warm.iter().cloned().collect() {
-        Some(outcomes) => outcomes,
-        None => Work::begin(call, first.shutdown.take())?.outcomes(warm, first).await,
-    };
-    look::remember_verdicts(call, &outcomes);
+    let outcomes = gate.outcomes().await?;
+    gate.remember_verdicts(&outcomes);
     Ok(outcomes)
 }
 
-/// The outcome of a model that needs nothing: ready as far as anybody tells, and without drift.
-fn warm_outcome(call: &Call<'_>, want: &ModelRequest, first: &look::Probe) -> Option<Outcome> {
-    let snapshot = first.snapshot()?;
-    let Residency::Addressable(instance) = snapshot.residency(&want.key) else { return None };
-    let max_context = snapshot.max_context(&want.key);
-    if drift(instance, &want.options, max_context).is_some() {
-        return None;
-    }
-    match instance.readiness {
-        Readiness::Ready => {}
-        Readiness::Unreported if is_undisputed(call, want) => {}
-        _ => return None,
-    }
-    let ready = Ready { action: Action::None, source: snapshot.source, instance: instance.clone(), load_time: None };
-    Some(outcome(call, want, Ok(ready), context_warning(want, max_context).into_iter().collect()))
-}
-
-fn outcome(call: &Call<'_>, want: &ModelRequest, result: Result<Ready, Failure>, warnings: Vec<String>) -> Outcome {
-    Outcome {
-        key: want.key.to_string(),
-        requested: want.requested.clone(),
-        base_url: call.server.base.to_string(),
-        was_tried: true,
-        result,
-        warnings,
-        elapsed: call.started.elapsed(),
-    }
-}
-
-fn open_store(call: &Call<'_>) -> Result<Result<Store, String>, Refusal> {
-    let Some(folder) = &call.state_dir else {
-        return Ok(Err("there is no state directory: neither HOME nor --state-dir is set".to_owned()));
-    };
-    match Store::open(folder, &call.server.base.slug()) {
-        Ok(store) => Ok(Ok(store)),
-        Err(NoStore::Unavailable(why)) => Ok(Err(why)),
-        Err(NoStore::Refused(why)) => Err(Refusal(why)),
-    }
-}
-
-/// A call that has something to do, or to find out by other means than one probe.
-struct Work<'a> {
+/// One call, and what it has found out so far.
+struct Gate<'a> {
     call: &'a Call<'a>,
-    config: &'a Config,
-    server: &'a Server,
-    shutdown: Shutdown,
-    store: Option<Store>,
-    /// The `lms` program for this server, or why there is none.
-    lms: Result<Lms, String>,
-    /// For the model at hand; taken when its outcome is written.
+    context: &'a Context<'a>,
+    backend: Backend<'a>,
+    /// Opened when there is work to do; `None` in it where no state can be kept.
+    store: OnceCell<Option<Store>>,
+    /// The same before there is work: read, and never made.
+    peeked: OnceCell<Option<Store>>,
+    /// Why no state can be kept; told with the first model that has work.
+    store_warning: RefCell<Option<String>>,
+}
+
+/// One model on its way through the gate.
+struct ModelTask<'a> {
+    gate: &'a Gate<'a>,
+    request: &'a ModelRequest,
     warnings: RefCell<Vec<String>>,
-    /// Since when the leader, busy with the model at hand, has had no load under way.
+    /// Since when the leader, which leads because of this model, has had no load under way.
     no_load_since: Cell<Option<Instant>>,
 }
 
 /// Proof of being the one who may change what is loaded. Without a usable state directory
-/// there is no lock to hold, and LM Studio's refusal of a second identifier must do.
+/// there is no lock to hold, and the server's refusal of a second identifier must do.
 struct Lead(Option<Leadership>);
 
-impl<'a> Work<'a> {
-    fn begin(call: &'a Call<'a>, shutdown: Option<Shutdown>) -> Result<Self, Refusal> {
-        let shutdown = shutdown.unwrap_or_else(|| look::listen(call));
-        let work = Self {
-            call,
-            config: call.config,
-            server: call.server,
-            lms: find_lms(call, &shutdown),
-            shutdown,
-            store: None,
-            warnings: RefCell::default(),
-            no_load_since: Cell::default(),
-        };
-        match open_store(call)? {
-            Ok(store) => Ok(Self { store: Some(store), ..work }),
-            Err(why) => {
-                work.warn(format!("{why}; going on without lock and memory"));
-                Ok(work)
+impl<'a> Gate<'a> {
+    async fn outcomes(&'a self) -> Result<Vec<Outcome>, Refusal> {
+        let tasks: Vec<ModelTask<'_>> =
+            self.call.requests.iter().map(|request| ModelTask::new(self, request)).collect();
+        let reading = self.first_reading().instrument(tracing::trace_span!("probe")).await;
+        let observation = match reading {
+            Ok(Reading::Seen(snapshot)) if crate::backend::is_settled(&snapshot, self.call.requests) => {
+                Ok(Observation::Seen(snapshot))
             }
-        }
-    }
-
-    /// Finishes what the first look left open, one model after the other.
-    async fn outcomes(&self, warm: Vec<Option<Outcome>>, first: look::Probe) -> Vec<Outcome> {
-        let mut sight = Some(self.sight_of(first).await);
-        let mut outcomes = Vec::new();
-        for (want, warm) in self.call.wants.iter().zip(warm) {
-            outcomes.push(match warm {
-                Some(outcome) => outcome,
-                None => self.outcome(want, sight.take()).await,
+            Ok(reading) => {
+                self.begin()?;
+                self.complete(reading).await
+            }
+            Err(failure) => Err(failure),
+        };
+        let mut steps: Vec<Result<Step, Failure>> = Vec::with_capacity(tasks.len());
+        for task in &tasks {
+            steps.push(match &observation {
+                Ok(observation) => task.evaluate(observation, Action::None),
+                Err(failure) => Err(failure.clone()),
             });
         }
-        if outcomes.len() > 1 {
-            self.confirm_all(&mut outcomes).await;
+        let is_warm = steps.iter().all(|step| matches!(step, Ok(Step::Ready(_))));
+        if !is_warm {
+            self.begin()?;
         }
-        outcomes
+        let mut has_worked = false;
+        let mut outcomes = Vec::with_capacity(tasks.len());
+        for (task, step) in tasks.iter().zip(steps) {
+            let is_ready = matches!(step, Ok(Step::Ready(_)));
+            // What was seen before other models were worked on may not be so any more.
+            let step = if has_worked && !is_ready { None } else { Some(step) };
+            has_worked |= !is_ready;
+            outcomes.push(task.outcome(step).await);
+        }
+        if !is_warm && outcomes.len() > 1 {
+            self.confirm_all(&tasks, &mut outcomes).await;
+        }
+        Ok(outcomes)
     }
 
-    async fn outcome(&self, want: &ModelRequest, sight: Option<Result<Observation, Failure>>) -> Outcome {
-        let was_tried = !self.shutdown.is_stopped();
-        let result = self.ensure_one(want, sight).await;
-        tracing::info!(key = %want.key, ?result, "outcome");
-        Outcome { was_tried, ..outcome(self.call, want, result, self.warnings.take()) }
+    /// From here on there is work: the state directory is made and checked.
+    fn begin(&self) -> Result<(), Refusal> {
+        if self.store.get().is_some() {
+            return Ok(());
+        }
+        let opened = match &self.call.state_dir {
+            None => Err("there is no state directory: neither HOME nor --state-dir is set".to_owned()),
+            Some(folder) => match Store::open(folder, &self.context.base().slug()) {
+                Ok(store) => Ok(store),
+                Err(NoStore::Unavailable(why)) => Err(why),
+                Err(NoStore::Refused(why)) => return Err(Refusal(why)),
+            },
+        };
+        let store =
+            opened.map_err(|why| self.store_warning.replace(Some(format!("{why}; going on without lock and memory"))));
+        // It was empty a moment ago, and this is the only thread.
+        let _ = self.store.set(store.ok());
+        Ok(())
+    }
+
+    /// The state directory, where there is work and it can be used.
+    fn store(&self) -> Option<&Store> {
+        self.store.get()?.as_ref()
     }
 
     /// With several models, the last load may have cost an earlier one its place. One more
-    /// round heals that; whoever is missing after it is said to be missing.
-    async fn confirm_all(&self, outcomes: &mut [Outcome]) {
+    /// round heals that; a model that is missing after it is reported as missing.
+    async fn confirm_all(&self, tasks: &[ModelTask<'_>], outcomes: &mut [Outcome]) {
         for is_last in [false, true] {
-            let Ok(Observation::Seen(snapshot)) = self.look().await else { return };
+            let Ok(Observation::Seen(snapshot)) = self.observe().await else { return };
             let mut lost = Vec::new();
-            for (want, outcome) in self.call.wants.iter().zip(&mut *outcomes) {
-                let is_there = matches!(snapshot.residency(&want.key), Residency::Addressable(_));
+            for (task, outcome) in tasks.iter().zip(&mut *outcomes) {
+                let is_there = matches!(snapshot.residency(&task.request.key), Residency::Addressable(_));
                 if outcome.result.is_ok() && !is_there {
-                    lost.push((want, outcome));
+                    lost.push((task, outcome));
                 }
             }
             if lost.is_empty() {
                 return;
             }
-            for (want, outcome) in lost {
-                tracing::info!(key = %want.key, "lost while the others were loaded");
+            for (task, outcome) in lost {
+                let key = &task.request.key;
+                tracing::info!(%key, "lost while the others were loaded");
                 if is_last {
                     let reason = format!(
-                        "`{}` was ready, and is gone again: there may be no room for all models of this call",
-                        want.key
+                        "`{key}` was ready, and is gone again: there may be no room for all models of this call"
                     );
                     outcome.result = Err(Failure::new(Category::NotAddressable, reason)
                         .hinted("ask for fewer models at once, or for less context"));
                 } else {
                     let mut warnings = std::mem::take(&mut outcome.warnings);
-                    *outcome = self.outcome(want, None).await;
+                    *outcome = task.outcome(None).await;
                     warnings.retain(|it| !outcome.warnings.contains(it));
                     outcome.warnings.splice(..0, warnings);
                 }
             }
         }
     }
+}
 
-    /// Leads or waits until one model is settled.
-    async fn ensure_one(
-        &self,
-        want: &ModelRequest,
-        sight: Option<Result<Observation, Failure>>,
-    ) -> Result<Ready, Failure> {
-        let mut sight = match sight {
-            Some(sight) => sight?,
-            None => self.look().await?,
+impl<'a> ModelTask<'a> {
+    fn new(gate: &'a Gate<'a>, request: &'a ModelRequest) -> Self {
+        Self { gate, request, warnings: RefCell::default(), no_load_since: Cell::default() }
+    }
+
+    /// Goes through the gate; `step` is what a first observation has led to, if it still counts.
+    async fn outcome(&self, step: Option<Result<Step, Failure>>) -> Outcome {
+        let was_tried = self.gate.context.shutdown.get().is_none_or(|shutdown| !shutdown.is_stopped());
+        let result = match step {
+            Some(Ok(Step::Ready(ready))) => Ok(ready),
+            step => {
+                if let Some(warning) = self.gate.store_warning.take() {
+                    self.warn(warning);
+                }
+                let result = self.ensure(step).await;
+                tracing::info!(key = %self.request.key, ?result, "outcome");
+                result
+            }
         };
-        let mut action = Action::None;
+        Outcome {
+            key: self.request.key.to_string(),
+            requested: self.request.requested.clone(),
+            base_url: self.gate.context.base().to_string(),
+            was_tried,
+            result,
+            warnings: self.warnings.take(),
+            elapsed: self.gate.call.started.elapsed(),
+        }
+    }
+
+    /// Leads or waits until the model is addressable, or it is known why it will not be.
+    async fn ensure(&self, step: Option<Result<Step, Failure>>) -> Result<Ready, Failure> {
         self.no_load_since.set(None);
-        let lock_deadline = Instant::now() + self.config.lock_wait_timeout;
+        let lock_deadline = Instant::now() + self.gate.call.config.lock_wait_timeout;
+        let mut step = match step {
+            Some(step) => step?,
+            None => self.evaluate(&self.gate.observe().await?, Action::None)?,
+        };
         loop {
-            if let Some(ready) = self.evaluate(want, &sight, action)? {
+            if let Step::Ready(ready) = step {
                 return Ok(ready);
             }
-            self.replay(want, &sight)?;
-            if let Some(mut lead) = self.try_lead(want) {
-                let result = self.lead(want, &mut lead).await;
-                self.record(want, &lead, &result);
+            if let Some(mut lead) = self.try_lead() {
+                let result = self.lead(&mut lead).await;
+                self.record(&lead, &result);
                 return result;
             }
-            sight = self.wait_for_leader(want, lock_deadline).await?;
-            action = Action::Waited;
+            step = self.wait_for_leader(lock_deadline).await?;
         }
     }
 
     /// The work of the leader, in order.
-    async fn lead(&self, want: &ModelRequest, lead: &mut Lead) -> Result<Ready, Failure> {
-        let mut sight = self.look().await?;
-        if let Some(ready) = self.evaluate(want, &sight, Action::Waited)? {
-            return Ok(ready);
-        }
-        self.replay(want, &sight)?;
-        if sight.is_down() {
-            self.start_server(lead).await?;
-            sight = self.look().await?;
-        }
-        let (sight, waited) = self.wait_for_load_under_way(want, sight).await?;
-        if let Some(ready) = self.evaluate(want, &sight, Action::Waited)? {
-            return Ok(ready);
-        }
-        self.replay(want, &sight)?;
-        let Observation::Seen(snapshot) = sight else {
-            return Err(self.unknown("the server went away again"));
+    async fn lead(&self, lead: &mut Lead) -> Result<Ready, Failure> {
+        let mut has_started = false;
+        let mut has_downloaded = false;
+        let mut has_waited = false;
+        let mut step = self.evaluate(&self.gate.observe().await?, Action::Waited)?;
+        let (snapshot, change, target) = loop {
+            step = match step {
+                Step::Ready(ready) => return Ok(ready),
+                Step::StartServer if has_started => {
+                    return Err(self.gate.context.unknown("the server went away again"));
+                }
+                Step::StartServer => {
+                    has_started = true;
+                    self.gate.start_server(lead).await?;
+                    self.evaluate(&self.gate.observe().await?, Action::Waited)?
+                }
+                Step::Wait => {
+                    has_waited = true;
+                    self.wait_for_load().await?
+                }
+                // Before anything is unloaded it must be certain that there is something to load.
+                Step::Change(snapshot, change) => {
+                    if let Some(target) = self.find_target(&snapshot, has_downloaded).await? {
+                        break (snapshot, change, target);
+                    }
+                    has_downloaded = true;
+                    self.gate.backend.download(self.request, self.gate.call.progress).await?;
+                    self.evaluate(&self.gate.observe().await?, Action::Waited)?
+                }
+            };
         };
-        // Before anything is unloaded it must be certain that there is something to load.
-        let (target, snapshot) = self.obtain(want, snapshot, lead).await?;
-        // A download takes its time, in which somebody may have loaded the model.
-        if let Some(ready) = self.evaluate(want, &Observation::Seen(snapshot.clone()), Action::Waited)? {
-            return Ok(ready);
-        }
-        let loader = self.loader(want)?;
-        let action = match snapshot.residency(&want.key) {
-            Residency::Absent => Action::Loaded,
-            Residency::Duplicates(_) => {
-                self.reconcile_duplicates(want, &snapshot, lead).await?;
+        self.gate.backend.check_loadable(self.request)?;
+        let action = match change {
+            Change::Load => Action::Loaded,
+            Change::Reconcile => {
+                self.reconcile_duplicates(&snapshot, lead).await?;
                 Action::Reconciled
             }
-            Residency::Addressable(instance) => {
-                if let Some(ready) = self.unload_for_more_context(want, &snapshot, instance, lead).await? {
-                    return Ok(Ready { action: if waited { Action::Waited } else { Action::None }, ..ready });
+            Change::Reload => {
+                if let Some(ready) = self.unload_for_more_context(&snapshot, lead).await? {
+                    return Ok(Ready { action: if has_waited { Action::Waited } else { Action::None }, ..ready });
                 }
                 Action::Reloaded
             }
-            Residency::Loading(_) | Residency::Unknown => {
-                return Err(self.unknown("it came and went while being looked at"));
-            }
         };
-        let loaded = self.load(want, &target, &loader, lead).await?;
-        let ready = self.verify(want, &target, &loader, loaded.is_some(), lead).await?;
+        let loaded = self.load(&target, lead).await?;
+        let ready = self.verify(&target, loaded.is_some(), lead).await?;
         Ok(match loaded {
             Some((load_time, activity)) => {
-                activity.done(&format!("`{}` is loaded", want.key));
+                activity.done(&format!("`{}` is loaded", self.request.key));
                 Ready { action, load_time: Some(load_time), ..ready }
             }
             None => Ready { action: Action::Waited, ..ready },
         })
     }
 
-    /// Tries to become the leader; `None` when somebody else is.
-    fn try_lead(&self, want: &ModelRequest) -> Option<Lead> {
-        let Some(store) = &self.store else { return Some(Lead(None)) };
+    /// Tries to become the leader; `None` when another process is.
+    fn try_lead(&self) -> Option<Lead> {
+        let Some(store) = self.gate.store() else { return Some(Lead(None)) };
         match store.lock.try_lead() {
             Ok(None) => None,
             Ok(Some(mut leadership)) => {
-                let leader = Leader { pid: std::process::id(), model: want.key.to_string(), since_ms: now_ms() };
+                let leader =
+                    Leader { pid: std::process::id(), model: self.request.key.to_string(), since_ms: now_ms() };
                 store.lock.announce(&mut leadership, &leader);
                 Some(Lead(Some(leadership)))
             }
@@ -335,86 +350,5 @@ impl<'a> Work<'a> {
         if !warnings.contains(&text) {
             warnings.push(text);
         }
-    }
-
-    fn unknown(&self, why: &str) -> Failure {
-        let reason = format!("cannot tell what {} (from {}) has loaded: {why}", self.base(), self.call.origin);
-        Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
-    }
-
-    fn interrupted(&self, stop: Stop) -> Failure {
-        match stop {
-            Stop::Deadline => {
-                let limit = crate::pure::text::duration(self.call.timeout.unwrap_or_default());
-                Failure::new(Category::Deadline, format!("not ready within --timeout {limit}"))
-                    .hinted("raise --timeout, or leave it out")
-            }
-            Stop::Signal(number) => Failure {
-                signal: Some(number),
-                ..Failure::new(Category::Interrupted, format!("stopped by {}", signal_name(number)))
-            },
-        }
-    }
-
-    /// A problem of an `lms` call as a failure of the given kind.
-    fn failed(&self, category: Category, problem: Problem) -> Failure {
-        match problem {
-            Problem::Stopped(stop) => self.interrupted(stop),
-            Problem::Failed(why) => Failure::new(category, why),
-        }
-    }
-
-    /// Sleeps, unless the call must end.
-    async fn sleep(&self, time: Duration) -> Result<(), Failure> {
-        self.shutdown.or(tokio::time::sleep(time)).await.map_err(|stop| self.interrupted(stop))
-    }
-
-    /// What to do about a missing `lms`.
-    fn lms_hint(&self, otherwise: &str) -> String {
-        match &self.config.lms_path {
-            Some(_) => "correct --lms-path, or leave it out so that lmswarm looks for `lms` itself".to_owned(),
-            None => otherwise.to_owned(),
-        }
-    }
-
-    fn base(&self) -> &BaseUrl {
-        &self.server.base
-    }
-}
-
-/// Finds `lms`, and decides whether it reaches this server. On this machine it finds LM
-/// Studio by itself, so it must not speak for a proxy; elsewhere it needs a plain address,
-/// and is refused where a token is required.
-fn find_lms(call: &Call<'_>, shutdown: &Shutdown) -> Result<Lms, String> {
-    let base = &call.server.base;
-    match lmstudio::find_lms(call.config.lms_path.as_deref()) {
-        Err(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
-        Ok(_) if !base.is_plain() => Err(format!("`lms` cannot reach {base}, which is behind a proxy")),
-        Ok(_) if !base.is_loopback() && base.is_ipv6() => Err(format!("`lms` cannot reach {base}, an IPv6 address")),
-        Ok(_) if !base.is_loopback() && call.server.has_token() => Err(format!("`lms` cannot show {base} a token")),
-        Ok(program) => Ok(Lms::new(program, base, &call.config.api_token_env, shutdown.clone())),
-    }
-}
-
-fn signal_name(number: u8) -> &'static str {
-    match number {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        _ => "SIGTERM",
-    }
-}
-
-/// Intervals of a poll that starts quick and slows down: 50 ms to 500 ms.
-struct Backoff(Duration);
-
-impl Backoff {
-    fn new() -> Self {
-        Self(Duration::from_millis(50))
-    }
-
-    fn next(&mut self) -> Duration {
-        let now = self.0;
-        self.0 = (now * 3 / 2).min(Duration::from_millis(500));
-        now
     }
 }

@@ -1,15 +1,13 @@
 //! Making room for a load, when the user asked for it: idle instances, least recently used
 //! first, each looked at again just before it goes.
 
-use super::obtain::Target;
-use super::{Lead, ModelRequest, Work};
+use super::{Lead, ModelTask};
+use crate::backend::LoadTarget;
 use crate::pure::config::EvictionPolicy;
 use crate::pure::eviction::{Demand, Plan, next_victim, plan};
-use crate::pure::load::estimate_args;
 use crate::pure::model::ModelKey;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::{bytes, printable};
-use crate::sys::lmstudio::lms::Lms;
 use crate::sys::machine;
 
 /// What has been unloaded for one load.
@@ -25,34 +23,32 @@ pub(super) enum Room {
     Expected,
     /// Unloading more would not help.
     Hopeless,
-    /// Somebody else has brought the model up meanwhile, or does so now.
+    /// Another client has brought the model up meanwhile, or does so now.
     NotNeeded,
 }
 
-impl Work<'_> {
+impl ModelTask<'_> {
     /// Frees memory until the load is expected to fit, or nothing more may be unloaded.
     pub(super) async fn make_room(
         &self,
-        want: &ModelRequest,
-        target: &Target,
+        target: &LoadTarget,
         lead: &Lead,
         done: &mut Evictions,
     ) -> Result<Room, Failure> {
-        let (Some(policy), Ok(lms)) = (&self.config.eviction, &self.lms) else { return Ok(Room::Expected) };
+        let Some(policy) = &self.gate.call.config.eviction else { return Ok(Room::Expected) };
         loop {
-            let args = estimate_args(&want.key, &want.options.within(target.max_context), target.placement);
-            let estimate = lms.estimate(args).await.map_err(|stop| self.interrupted(stop))?;
-            let resident = match self.resident(lms).await? {
+            let estimate = self.gate.backend.estimate(self.request, target).await?;
+            let resident = match self.gate.backend.activity().await? {
                 Ok(resident) => resident,
                 Err(why) => {
-                    // LM Studio's guardrail still stands between this load and a full memory.
+                    // The server's guardrail still stands between this load and a full memory.
                     self.warn(format!("cannot tell what could make room: {why}"));
                     return Ok(Room::Expected);
                 }
             };
             // Estimates and lists take their time, and nothing is unloaded for a load that
             // is not needed any more.
-            if resident.iter().any(|it| it.identifier == want.key.as_str()) {
+            if resident.iter().any(|it| it.identifier == self.request.key.as_str()) {
                 return Ok(Room::NotNeeded);
             }
             let demand = Demand { estimate, size_bytes: target.size_bytes, machine_bytes: machine::memory_bytes() };
@@ -61,13 +57,13 @@ impl Work<'_> {
                 Plan::Load => return Ok(Room::Expected),
                 Plan::Evict(victim) => {
                     tracing::info!(?demand, victim, "the load is not expected to fit");
-                    if !self.evict_one(lms, policy, lead, done).await? {
+                    if !self.evict_one(policy, lead, done).await? {
                         return Ok(Room::Hopeless);
                     }
                 }
                 // A budget is the user's own word; the estimator's may be wrong.
                 Plan::Hopeless(needs, budget) if policy.budget > 0 => {
-                    let (key, needs, budget) = (&want.key, bytes(needs), bytes(budget));
+                    let (key, needs, budget) = (&self.request.key, bytes(needs), bytes(budget));
                     let reason = format!(
                         "`{key}` needs {needs}, which does not fit into ramBudgetMB ({budget}) beside what must stay"
                     );
@@ -75,7 +71,7 @@ impl Work<'_> {
                         .hinted("unload something, raise --ram-budget-mb, or shorten evictProtect"));
                 }
                 Plan::Hopeless(needs, budget) => {
-                    tracing::info!(needs, budget, "no eviction would make it fit; LM Studio has the last word");
+                    tracing::info!(needs, budget, "no eviction would make it fit; the server has the last word");
                     return Ok(Room::Hopeless);
                 }
             }
@@ -85,7 +81,6 @@ impl Work<'_> {
     /// Unloads one more instance; `false` when none may go.
     pub(super) async fn evict_one(
         &self,
-        lms: &Lms,
         policy: &EvictionPolicy,
         lead: &Lead,
         done: &mut Evictions,
@@ -94,11 +89,11 @@ impl Work<'_> {
             return Ok(false);
         }
         // Asked anew for each victim: what was idle a moment ago may be busy by now.
-        let Ok(resident) = self.resident(lms).await? else { return Ok(false) };
+        let Ok(resident) = self.gate.backend.activity().await? else { return Ok(false) };
         let Some(victim) = next_victim(&resident, policy, &self.needed()) else { return Ok(false) };
         let name = printable(&victim.identifier);
-        let activity = self.call.progress.begin(&format!("unloading `{name}` to make room"), None);
-        self.unload(lms, &victim.identifier, lead).await?;
+        let activity = self.gate.call.progress.begin(&format!("unloading `{name}` to make room"), None);
+        self.unload(&victim.identifier, lead).await?;
         drop(activity);
         self.warn(format!("`{name}` was unloaded to make room"));
         done.count += 1;
@@ -107,6 +102,6 @@ impl Work<'_> {
 
     /// The models of this very call, which must not make room for each other.
     fn needed(&self) -> Vec<ModelKey> {
-        self.call.wants.iter().map(|want| want.key.clone()).collect()
+        self.gate.call.requests.iter().map(|request| request.key.clone()).collect()
     }
 }

@@ -1,7 +1,6 @@
 //! Making room: whether a load fits, and which instance goes next if it does not.
 
 use crate::pure::config::EvictionPolicy;
-use crate::pure::lmstudio::lms_output::Estimate;
 use crate::pure::model::ModelKey;
 use crate::pure::residency::Instance;
 
@@ -15,6 +14,15 @@ pub enum Plan {
     /// It would not fit if all went that may go, so nothing goes. Holds what the load needs
     /// and what may be used in all, in bytes.
     Hopeless(u64, u64),
+}
+
+/// What a server expects a load to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Memory the model would take, in bytes.
+    pub total_bytes: u64,
+    /// Whether the server would let it load.
+    pub fits: bool,
 }
 
 /// What is known about a load beforehand.

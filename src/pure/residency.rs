@@ -95,6 +95,23 @@ pub struct Snapshot {
     pub downloaded: Option<Vec<Downloaded>>,
 }
 
+/// What one round of requests to a server means.
+#[derive(Debug)]
+pub enum Reading {
+    /// What is resident could be read.
+    Seen(Snapshot),
+    /// Nothing listens.
+    Down,
+    /// It cannot be connected to; says why.
+    Unreachable(String),
+    /// The server wants a token, or another one.
+    Unauthorized,
+    /// Something answered, but with none of the lists; holds what was said, for a message.
+    OtherProgram(String),
+    /// No usable answer at all; says what happened.
+    Unclear(String),
+}
+
 /// What a snapshot means for one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Residency<'a> {

@@ -34,7 +34,7 @@ pub struct Store {
     pub start_lock: LockFile,
     folder: PathBuf,
     slug: String,
-    facts: PathBuf,
+    history: PathBuf,
     verdicts: PathBuf,
 }
 
@@ -52,7 +52,7 @@ impl Store {
         Ok(Self {
             lock: LockFile::new(lock),
             start_lock: LockFile::new(start_lock),
-            facts: folder.join(format!("{slug}.json")),
+            history: folder.join(format!("{slug}.json")),
             verdicts: folder.join(format!("{slug}.verdicts.json")),
             folder: folder.to_owned(),
             slug: slug.to_owned(),
@@ -72,8 +72,8 @@ impl Store {
     }
 
     /// What is remembered.
-    pub fn facts(&self) -> History {
-        read(&self.facts)
+    pub fn history(&self) -> History {
+        read(&self.history)
     }
 
     /// Changes what is remembered; only the leader may, so that nothing is lost between
@@ -82,9 +82,9 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn change(&self, _: &Leadership, change: impl FnOnce(&mut History)) -> io::Result<()> {
-        let mut facts = self.facts();
-        change(&mut facts);
-        write(&self.facts, &facts)
+        let mut history = self.history();
+        change(&mut history);
+        write(&self.history, &history)
     }
 
     /// The verdict of `lms ps` on `key`, if it is younger than `max_age`.
@@ -177,7 +177,7 @@ struct Granted {
 }
 
 impl History {
-    /// Reads a file of facts.
+    /// Reads a file of history.
     ///
     /// # Errors
     /// When it is none.
@@ -253,12 +253,11 @@ impl History {
         self.granted.insert(model.to_owned(), Granted { at_ms: now_ms(), wanted, has });
     }
 
-    /// Whether LM Studio granted just that little when it was asked for so much, or more,
-    /// not long ago.
-    pub fn was_granted(&self, model: &str, wanted: u64, has: u64, cooldown: Duration) -> bool {
-        self.granted
-            .get(model)
-            .is_some_and(|it| it.wanted >= wanted && it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown))
+    /// The context that was asked for and the one that the server granted, if that is younger
+    /// than `cooldown`.
+    pub fn granted(&self, model: &str, cooldown: Duration) -> Option<(u64, u64)> {
+        let granted = self.granted.get(model)?;
+        age(granted.at_ms).filter(|age| *age < cooldown).map(|_| (granted.wanted, granted.has))
     }
 }
 
@@ -310,19 +309,19 @@ mod tests {
         let store = store(folder.path());
         let leadership = store.lock.try_lead().unwrap().unwrap();
         let failure = Failure::new(Category::LoadRefused, "no room").hinted("buy some");
-        store.change(&leadership, |facts| facts.remember_failure(Some("a"), "x", &failure)).unwrap();
+        store.change(&leadership, |history| history.remember_failure(Some("a"), "x", &failure)).unwrap();
         let minute = Duration::from_secs(60);
-        let facts = store.facts();
-        let replayed = facts.failure(Some("a"), "x", minute, None).unwrap();
+        let history = store.history();
+        let replayed = history.failure(Some("a"), "x", minute, None).unwrap();
         assert_eq!((replayed.reason.as_str(), replayed.hint.as_deref()), ("no room", Some("buy some")));
         assert!(replayed.age.unwrap() < minute);
-        assert_eq!(facts.failure(Some("a"), "y", minute, None), None);
-        assert_eq!(facts.failure(Some("b"), "x", minute, None), None);
-        assert_eq!(facts.failure(None, "x", minute, None), None);
-        assert_eq!(facts.failure(Some("a"), "x", Duration::ZERO, None), None);
-        assert_eq!(facts.failure(Some("a"), "x", minute, Some(now_ms() + 1000)), None);
-        store.change(&leadership, |facts| facts.forget_failures("a")).unwrap();
-        assert_eq!(store.facts().failure(Some("a"), "x", minute, None), None);
+        assert_eq!(history.failure(Some("a"), "y", minute, None), None);
+        assert_eq!(history.failure(Some("b"), "x", minute, None), None);
+        assert_eq!(history.failure(None, "x", minute, None), None);
+        assert_eq!(history.failure(Some("a"), "x", Duration::ZERO, None), None);
+        assert_eq!(history.failure(Some("a"), "x", minute, Some(now_ms() + 1000)), None);
+        store.change(&leadership, |history| history.forget_failures("a")).unwrap();
+        assert_eq!(store.history().failure(Some("a"), "x", minute, None), None);
     }
 
     #[test]
@@ -333,8 +332,8 @@ mod tests {
         let slug = BaseUrl::parse(&format!("https://llm.example/{path}v1")).unwrap().slug();
         let store = Store::open(&folder.path().join("state"), &slug).unwrap();
         let leadership = store.lock.try_lead().unwrap().unwrap();
-        store.change(&leadership, |facts| facts.remember_load("a", Duration::from_secs(7))).unwrap();
-        assert_eq!(store.facts().usual_load("a"), Some(Duration::from_secs(7)));
+        store.change(&leadership, |history| history.remember_load("a", Duration::from_secs(7))).unwrap();
+        assert_eq!(store.history().usual_load("a"), Some(Duration::from_secs(7)));
         let verdict = CachedVerdict {
             at_ms: now_ms(),
             context_length: None,
@@ -370,12 +369,12 @@ mod tests {
 
     #[test]
     fn the_usual_load_is_the_median_of_the_last_five() {
-        let mut facts = History::default();
-        assert_eq!(facts.usual_load("a"), None);
+        let mut history = History::default();
+        assert_eq!(history.usual_load("a"), None);
         for seconds in [900, 10, 20, 30, 40, 50] {
-            facts.remember_load("a", Duration::from_secs(seconds));
+            history.remember_load("a", Duration::from_secs(seconds));
         }
-        assert_eq!(facts.usual_load("a"), Some(Duration::from_secs(30)));
+        assert_eq!(history.usual_load("a"), Some(Duration::from_secs(30)));
     }
 
     #[test]
@@ -384,7 +383,7 @@ mod tests {
         let store = store(folder.path());
         for garbage in ["", "{", "[]", "{\"failures\": 3}", "\u{0}\u{0}"] {
             fs::write(folder.path().join("state/http-localhost-1234.json"), garbage).unwrap();
-            assert_eq!(store.facts().usual_load("a"), None);
+            assert_eq!(store.history().usual_load("a"), None);
         }
     }
 

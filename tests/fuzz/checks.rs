@@ -16,15 +16,16 @@ use lmswarm::pure::http::{Answer, Reply};
 use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
 };
-use lmswarm::pure::lmstudio::rest::{ManagementReply, Reading, is_greeting, read_lists, read_management_reply};
-use lmswarm::pure::load::{LoadOptions, Placement, load_args, matches_fuzzily};
+use lmswarm::pure::lmstudio::load_args::{Placement, load_args, matches_fuzzily};
+use lmswarm::pure::lmstudio::rest::{ManagementReply, is_greeting, read_lists, read_management_reply};
+use lmswarm::pure::load::LoadOptions;
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
 use lmswarm::pure::opencode::provider::{self, Subject};
 use lmswarm::pure::opencode::roles::{Role, Roles};
 use lmswarm::pure::opencode::schema::check_agent;
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
-use lmswarm::pure::residency::{Instance, Location, Readiness, Residency, Source as Teller};
+use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
 use lmswarm::sys::lock::Leader;
 use lmswarm::sys::state::{History, Verdicts, now_ms};
@@ -142,7 +143,7 @@ pub fn rest(bytes: &[u8]) {
 fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
     let snapshot = match read_lists(&answer(status, v1), &answer(status, v0)) {
         Reading::Seen(snapshot) => snapshot,
-        Reading::NoList(why) | Reading::Unclear(why) => return assert_message(&why),
+        Reading::OtherProgram(why) | Reading::Unclear(why) => return assert_message(&why),
         Reading::Unauthorized => return assert_eq!(status, 401),
         other => panic!("{other:?}"),
     };
@@ -468,7 +469,7 @@ pub fn state(bytes: &[u8]) {
             }
         }
         let _ = facts.usual_load("a").map(lmswarm::pure::text::duration);
-        let _ = facts.was_granted("a", 1, 1, hour);
+        let _ = facts.granted("a", hour);
     }
     if let Ok(verdicts) = Verdicts::parse(bytes) {
         assert!(is_object(&json));

@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use crate::pure::eviction::Estimate;
 use crate::pure::json::Object;
 use crate::pure::residency::{Downloaded, Instance, Location, Readiness};
 use crate::pure::text::excerpt;
@@ -248,15 +249,6 @@ pub fn last_percent(piece: &[u8]) -> Option<u8> {
     let number = before.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.');
     let whole = before[number.len()..].split('.').next()?;
     whole.parse().ok().filter(|percent| *percent <= 100)
-}
-
-/// What `lms load --estimate-only` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Estimate {
-    /// Memory the model would take, in bytes.
-    pub total_bytes: u64,
-    /// Whether the guardrail would let it load.
-    pub fits: bool,
 }
 
 /// Reads an estimate from the stderr of `lms load --estimate-only`.

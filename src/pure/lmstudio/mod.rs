@@ -1,4 +1,6 @@
-//! What LM Studio says: its REST lists and the output of `lms`, read into our own types.
+//! What LM Studio says and is told: its REST lists, the output of `lms`, and the arguments of
+//! `lms load`.
 
 pub mod lms_output;
+pub mod load_args;
 pub mod rest;

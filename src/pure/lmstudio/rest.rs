@@ -9,25 +9,8 @@ use serde_json::Value as Json;
 
 use crate::pure::http::{Answer, Reply, describe};
 use crate::pure::json::Object;
-use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Snapshot, Source};
+use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Snapshot, Source};
 use crate::pure::text::excerpt;
-
-/// What the two lists of one probe mean together.
-#[derive(Debug)]
-pub enum Reading {
-    /// At least one list could be read.
-    Seen(Snapshot),
-    /// Nothing listens.
-    Down,
-    /// It cannot be connected to; says why.
-    Unreachable(String),
-    /// LM Studio wants a token, or another one.
-    Unauthorized,
-    /// Answered, but with neither list; holds what was said, for a message.
-    NoList(String),
-    /// No usable answer at all; says what happened.
-    Unclear(String),
-}
 
 /// Puts the answers of `GET /api/v1/models` and `GET /api/v0/models` together.
 pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
@@ -81,7 +64,7 @@ fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
     }
     let failing = both.iter().any(|it| answer_status(it).is_some_and(|status| status >= 500));
     match both.iter().find_map(|it| answer(it)) {
-        Some(it) if !failing => Reading::NoList(describe(it)),
+        Some(it) if !failing => Reading::OtherProgram(describe(it)),
         Some(it) => Reading::Unclear(format!("it answers with {}", describe(it))),
         None => Reading::Unclear(no_answer(v1)),
     }
@@ -422,7 +405,7 @@ mod tests {
             "{\"data\":[[\"a\",\"loaded\"]]}",
         ] {
             let reading = read_lists(&reply(200, body.as_bytes()), &reply(200, body.as_bytes()));
-            assert!(matches!(reading, Reading::NoList(_)), "{body}: {reading:?}");
+            assert!(matches!(reading, Reading::OtherProgram(_)), "{body}: {reading:?}");
         }
     }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::pure::base_url::BaseUrl;
-use crate::pure::lmstudio::lms_output::{Estimate, error_sentence, last_percent, parse_estimate, parse_ls, parse_ps};
+use crate::pure::eviction::Estimate;
+use crate::pure::lmstudio::lms_output::{error_sentence, last_percent, parse_estimate, parse_ls, parse_ps};
 use crate::pure::model::ModelKey;
 use crate::pure::residency::{Downloaded, Instance};
 use crate::pure::text::{duration, printable};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Backoff, Lead, Work};
+use super::LmStudio;
+use crate::backend::Backoff;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::Reply;
 use crate::pure::lmstudio::rest::is_greeting;
@@ -11,42 +12,39 @@ use crate::pure::text::duration;
 use crate::sys::http::Server;
 use crate::sys::lmstudio;
 use crate::sys::lmstudio::lms::{Lms, Problem};
-use crate::sys::lock::{Leadership, poll_interval};
+use crate::sys::progress::Progress;
 
 /// How long a server that says it was started may take to answer before LM Studio itself
 /// is woken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-impl Work<'_> {
+impl LmStudio<'_> {
     /// Whether a server may be started for this address: on this machine, where LM Studio
     /// itself would answer. A proxy's port is not LM Studio's to take.
-    pub(super) fn may_start_server(&self) -> bool {
-        self.base().is_loopback() && self.base().is_plain() && !self.base().is_ipv6()
+    pub(crate) fn may_start(&self) -> bool {
+        let base = self.context.base();
+        base.is_loopback() && base.is_plain() && !base.is_ipv6()
     }
 
-    /// Starts the server and waits until it answers.
-    pub(super) async fn start_server(&self, _: &Lead) -> Result<(), Failure> {
-        let base = self.base();
+    pub(crate) async fn start(&self, progress: Progress) -> Result<(), Failure> {
+        let base = self.context.base();
         let port = base.port();
-        // There is one server on this machine, and a lock for each address of one. Whoever
-        // wants it elsewhere must not move it from under another caller.
-        let _turn = self.turn_to_start().await?;
-        let deadline = Instant::now() + self.config.server_start_timeout;
+        let deadline = Instant::now() + self.context.config.server_start_timeout;
         if self.answers().await? {
             return Ok(());
         }
         self.refuse_to_move().await?;
-        let lms = self.lms.as_ref().map_err(|why| {
+        let lms = self.lms().map_err(|why| {
             Failure::new(Category::ServerUnreachable, format!("no server answers at {base}, and {why}"))
                 .hinted(self.lms_hint(
                     "install LM Studio from https://lmstudio.ai and start it once, or name its `lms` with --lms-path",
                 ))
                 .cheap()
         })?;
-        let activity = self.call.progress.begin(&format!("starting LM Studio's server on port {port}"), None);
+        let activity = progress.begin(&format!("starting LM Studio's server on port {port}"), None);
         let mut why = self.try_start(lms, port, deadline).await?;
         if let Some(first) = &mut why
-            && self.config.launch_app_fallback
+            && self.context.config.launch_app_fallback
             && Instant::now() < deadline
         {
             tracing::info!(why = %first, "waking LM Studio");
@@ -56,7 +54,7 @@ impl Work<'_> {
                     self.refuse_to_move().await?;
                     why = self.try_start(lms, port, deadline).await?;
                 }
-                Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
+                Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
                 Err(Problem::Failed(woken)) => *first = format!("{first}; then {woken}"),
             }
         }
@@ -73,54 +71,30 @@ impl Work<'_> {
         }
     }
 
-    /// Waits for the turn to start a server on this machine. Without a lock that works,
-    /// everybody has it.
-    async fn turn_to_start(&self) -> Result<Option<Leadership>, Failure> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let deadline = Instant::now() + self.config.server_start_timeout;
-        loop {
-            match store.start_lock.try_lead() {
-                Ok(Some(turn)) => return Ok(Some(turn)),
-                Ok(None) if Instant::now() < deadline => self.sleep(poll_interval()).await?,
-                Ok(None) => {
-                    let reason = format!(
-                        "another lmswarm is still starting a server after serverStartTimeoutMs ({})",
-                        duration(self.config.server_start_timeout)
-                    );
-                    return Err(Failure::new(Category::LockTimeout, reason).hinted("try again"));
-                }
-                Err(error) => {
-                    tracing::info!(%error, "the lock for starting a server does not work");
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
     /// A server that runs on another port is never moved: others use it.
     async fn refuse_to_move(&self) -> Result<(), Failure> {
-        let port = self.base().port();
+        let port = self.context.base().port();
         let Some((last, file)) = lmstudio::last_port() else { return Ok(()) };
         if last == port {
             return Ok(());
         }
-        let other = Server::new(BaseUrl::loopback(last), None, self.config.probe_timeout);
+        let other = Server::new(BaseUrl::loopback(last), None, self.context.config.probe_timeout);
         let Ok(other) = other else { return Ok(()) };
-        let reply = self.shutdown.or(other.get("lmstudio-greeting")).await;
-        match reply.map_err(|stop| self.interrupted(stop))? {
+        let reply = other.get("lmstudio-greeting");
+        match self.context.unless_stopped(reply).await? {
             Reply::Answer(answer) if is_greeting(&answer.body) => {}
             // Nothing is there, or another program.
             Reply::Refused | Reply::Answer(_) => return Ok(()),
             Reply::Unreachable(_) | Reply::TimedOut | Reply::Broken(_) => {
                 let why =
                     format!("whether LM Studio's server still runs on its last port, {last}, is not to be found out");
-                return Err(self.unknown(&why));
+                return Err(self.context.unknown(&why));
             }
         }
         let reason = format!(
             "LM Studio's server runs on port {last} (from {}), but the base URL says {port} (from {})",
             file.display(),
-            self.call.origin
+            self.context.origin
         );
         Err(Failure::new(Category::ServerUnreachable, reason)
             .hinted(format!("use --base-url http://127.0.0.1:{last}/v1, or move the server in LM Studio"))
@@ -132,13 +106,13 @@ impl Work<'_> {
         let remaining = deadline.saturating_duration_since(Instant::now());
         match lms.start_server(port, remaining).await {
             Ok(()) => {}
-            Err(Problem::Stopped(stop)) => return Err(self.interrupted(stop)),
+            Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
             // Somebody else may have started it at the same moment.
             Err(Problem::Failed(why)) => return Ok(if self.answers().await? { None } else { Some(why) }),
         }
         let started = Instant::now();
         let until = deadline.min(started + ANSWER_LIMIT);
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         loop {
             if self.answers().await? {
                 return Ok(None);
@@ -147,13 +121,12 @@ impl Work<'_> {
                 let waited = duration(started.elapsed());
                 return Ok(Some(format!("`lms server start` said it did, but nothing answered within {waited}")));
             }
-            self.sleep(backoff.next()).await?;
+            self.context.sleep(backoff.interval()).await?;
         }
     }
 
     async fn answers(&self) -> Result<bool, Failure> {
-        let reply = self.shutdown.or(self.server.get("lmstudio-greeting")).await;
-        let reply = reply.map_err(|stop| self.interrupted(stop))?;
+        let reply = self.context.unless_stopped(self.context.server.get("lmstudio-greeting")).await?;
         Ok(matches!(reply, Reply::Answer(_)))
     }
 
@@ -164,9 +137,9 @@ impl Work<'_> {
             // The desktop application, in the background.
             let args = ["-ga", "LM Studio"].map(str::to_owned);
             let open = "/usr/bin/open".as_ref();
-            let secrets = std::slice::from_ref(&self.config.api_token_env);
+            let secrets = std::slice::from_ref(&self.context.config.api_token_env);
             let run = crate::sys::process::run;
-            if run(open, &args, secrets, remaining, &self.shutdown, None, |_| {}).await.succeeded() {
+            if run(open, &args, secrets, remaining, self.context.shutdown(), None, |_| {}).await.succeeded() {
                 return Ok(());
             }
         }
@@ -174,14 +147,14 @@ impl Work<'_> {
     }
 
     /// Nothing listens, and nothing may be started there.
-    pub(super) fn down_for_good(&self) -> Failure {
-        let base = self.base();
+    pub(crate) fn down(&self) -> Failure {
+        let base = self.context.base();
         let hint = match (base.is_loopback(), base.is_ipv6()) {
             (false, _) => "start LM Studio's server on that machine; lmswarm starts it only on this one",
             (true, true) => "LM Studio listens on IPv4: write 127.0.0.1 instead of the IPv6 address",
             (true, false) => "start the proxy; lmswarm starts LM Studio's server only at an address of its own",
         };
-        let reason = format!("nothing listens at {base} (from {})", self.call.origin);
+        let reason = format!("nothing listens at {base} (from {})", self.context.origin);
         Failure::new(Category::ServerUnreachable, reason).hinted(hint).cheap()
     }
 }

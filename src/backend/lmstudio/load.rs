@@ -1,0 +1,218 @@
+//! Loads, unloads and estimates, by `lms` or by REST.
+
+use std::fs::File;
+
+use serde_json::json;
+
+use super::{LmStudio, LoadMethod, LoadTarget};
+use crate::backend::LoadResult;
+use crate::pure::config::Device;
+use crate::pure::eviction::Estimate;
+use crate::pure::lmstudio::lms_output::{
+    LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
+};
+use crate::pure::lmstudio::load_args::{Placement, estimate_args, load_args, matches_fuzzily};
+use crate::pure::lmstudio::rest::ManagementReply;
+use crate::pure::load::ModelRequest;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::residency::{Downloaded, Location};
+use crate::sys::lmstudio::lms::{Lms, Problem, complaint};
+use crate::sys::process::Exit;
+
+/// What one `lms load` came to.
+enum Attempt {
+    Ended(LoadResult),
+    /// `lms` did not find the key where it was told to look.
+    NotFound(Failure),
+}
+
+impl LmStudio<'_> {
+    #[expect(clippy::unused_async, reason = "where only `lms ls` can tell the machine, it is asked here")]
+    pub(crate) async fn load_target(
+        &self,
+        request: &ModelRequest,
+        found: &Downloaded,
+        models: &[Downloaded],
+    ) -> Result<LoadTarget, Failure> {
+        // `--local` leaves linked machines out. If no list told where the model is, it may be
+        // on one of those alone, and `lms` would then take what is similar here. Without
+        // `--local` the equal key always wins.
+        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&request.key, &it.key));
+        let placement = match (self.context.config.device, found.location) {
+            (Device::LocalFirst, Location::Here) => Placement::Local,
+            (Device::LocalFirst, Location::Unreported) if !is_risky() => Placement::Local,
+            _ => Placement::Any,
+        };
+        Ok(LoadTarget {
+            placement,
+            base_key: found.key.clone(),
+            max_context: found.max_context_length,
+            size_bytes: found.size_bytes,
+        })
+    }
+
+    /// REST knows neither identifier nor TTL.
+    pub(crate) fn unsupported(&self, request: &ModelRequest) -> Option<String> {
+        let Ok(LoadMethod::Rest) = self.load_method(request) else { return None };
+        let options = &request.options;
+        let unused: Vec<&str> = [
+            ("ttlSeconds", options.ttl_seconds.is_some()),
+            ("parallel", options.parallel.is_some()),
+            ("gpu", options.gpu.is_some()),
+            ("device", self.context.config.device == Device::Preferred),
+        ]
+        .into_iter()
+        .filter_map(|(name, is_set)| is_set.then_some(name))
+        .collect();
+        (!unused.is_empty())
+            .then(|| format!("`{}` is loaded over REST, which cannot apply {}", request.key, unused.join(", ")))
+    }
+
+    pub(crate) async fn load(
+        &self,
+        request: &ModelRequest,
+        target: &LoadTarget,
+        lock: &dyn Fn() -> Option<File>,
+        on_percent: impl FnMut(u8),
+    ) -> Result<LoadResult, Failure> {
+        match self.load_method(request)? {
+            LoadMethod::Lms(lms) => self.load_by_lms(lms, request, target, lock, on_percent).await,
+            LoadMethod::Rest => {
+                let _held = lock();
+                self.load_by_rest(request, target).await
+            }
+        }
+    }
+
+    async fn load_by_lms(
+        &self,
+        lms: &Lms,
+        request: &ModelRequest,
+        target: &LoadTarget,
+        lock: &dyn Fn() -> Option<File>,
+        mut on_percent: impl FnMut(u8),
+    ) -> Result<LoadResult, Failure> {
+        match self.try_lms(lms, request, target, target.placement, lock(), &mut on_percent).await? {
+            Attempt::Ended(result) => Ok(result),
+            // The model is on a linked machine alone.
+            Attempt::NotFound(_) if target.placement == Placement::Local => {
+                match self.try_lms(lms, request, target, Placement::Any, lock(), &mut on_percent).await? {
+                    Attempt::Ended(result) => Ok(result),
+                    Attempt::NotFound(failure) => Ok(LoadResult::Failed(failure)),
+                }
+            }
+            Attempt::NotFound(failure) => Ok(LoadResult::Failed(failure)),
+        }
+    }
+
+    async fn try_lms(
+        &self,
+        lms: &Lms,
+        request: &ModelRequest,
+        target: &LoadTarget,
+        placement: Placement,
+        lock: Option<File>,
+        on_percent: &mut impl FnMut(u8),
+    ) -> Result<Attempt, Failure> {
+        let args = load_args(&request.key, &request.options.within(target.max_context), placement);
+        let limit = self.context.config.load_timeout;
+        let finished = lms
+            .load(args.clone(), limit, lock, on_percent)
+            .await
+            .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
+        let words = decode(&finished.stderr);
+        let failure = || {
+            let reason = format!("`{}` could not be loaded: {}", request.key, complaint(&args, &finished, limit));
+            Failure::new(Category::LoadFailed, reason).hinted("LM Studio's log (`lms log stream`) tells more")
+        };
+        Ok(Attempt::Ended(match (&finished.exit, load_problem(&words)) {
+            (Exit::Code(0), _) => match loaded_identifier(&finished.stderr) {
+                Some(name) if name != request.key.as_str() => LoadResult::Misnamed(name),
+                _ => LoadResult::Loaded,
+            },
+            (Exit::LimitExpired, _) => LoadResult::TimedOut,
+            (Exit::Signal(_), _) => LoadResult::Lost(failure()),
+            (_, LoadProblem::Memory) => LoadResult::OutOfMemory(error_sentence(&finished.stderr)),
+            (_, LoadProblem::NotFound) => return Ok(Attempt::NotFound(failure())),
+            // Another client loads it, and no list shows that yet; the next call will see.
+            (_, LoadProblem::Other) if is_identifier_taken(&words) => LoadResult::Failed(failure().cheap()),
+            (_, LoadProblem::Other) => LoadResult::Failed(failure()),
+        }))
+    }
+
+    /// REST stacks copies, so the instance it names is compared with the key.
+    async fn load_by_rest(&self, request: &ModelRequest, target: &LoadTarget) -> Result<LoadResult, Failure> {
+        let mut body = json!({ "model": request.key.as_str() });
+        if let Some(tokens) = request.options.within(target.max_context).context_length {
+            body["context_length"] = json!(tokens);
+        }
+        let failed = |why: &str| {
+            Failure::new(Category::LoadFailed, format!("`{}` could not be loaded over REST: {why}", request.key))
+        };
+        Ok(match self.manage("load", &body, "instance_id").await? {
+            ManagementReply::Done(loaded) => match loaded["instance_id"].as_str() {
+                Some(name) if name != request.key.as_str() => LoadResult::Misnamed(name.to_owned()),
+                _ => LoadResult::Loaded,
+            },
+            ManagementReply::Unauthorized if self.context.server.has_token() => return Err(self.token_refused()),
+            ManagementReply::Unauthorized => {
+                let reason = format!("{} requires an API token to load a model", self.context.base());
+                let hint = format!("put one into the variable {}", self.context.config.api_token_env);
+                return Err(Failure::new(Category::Unauthorized, reason).hinted(hint));
+            }
+            ManagementReply::TimedOut => LoadResult::TimedOut,
+            ManagementReply::Gone => LoadResult::Failed(failed("the server went away")),
+            ManagementReply::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => {
+                LoadResult::OutOfMemory(why)
+            }
+            ManagementReply::Refused(_, why) if why.contains("Unexpected endpoint") => {
+                let hint = "update LM Studio to 0.4 or later, or install its `lms` command here";
+                LoadResult::Failed(failed("this LM Studio is too old for it").hinted(hint))
+            }
+            ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) => LoadResult::Failed(failed(&why)),
+        })
+    }
+
+    pub(crate) async fn undo_load(&self, request: &ModelRequest, identifier: &str) -> Result<(), Failure> {
+        match self.load_method(request)? {
+            // Success proves nothing; that it is gone does.
+            LoadMethod::Lms(lms) => drop(lms.unload(identifier).await),
+            LoadMethod::Rest => {
+                drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn unload(&self, identifier: &str) -> Result<Result<(), String>, Failure> {
+        let lms = match self.lms() {
+            Ok(lms) => lms,
+            Err(why) => return Ok(Err(why.to_owned())),
+        };
+        match lms.unload(identifier).await {
+            Ok(()) => Ok(Ok(())),
+            Err(Problem::Stopped(stop)) => Err(self.context.interrupted(stop)),
+            Err(Problem::Failed(why)) => Ok(Err(why)),
+        }
+    }
+
+    pub(crate) async fn estimate(
+        &self,
+        request: &ModelRequest,
+        target: &LoadTarget,
+    ) -> Result<Option<Estimate>, Failure> {
+        let Ok(lms) = self.lms() else { return Ok(None) };
+        let args = estimate_args(&request.key, &request.options.within(target.max_context), target.placement);
+        lms.estimate(args).await.map_err(|stop| self.context.interrupted(stop))
+    }
+
+    pub(crate) fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
+        let hint = if self.context.config.eviction.is_some() {
+            "nothing more may be unloaded: unload something by hand, or ask for less context"
+        } else {
+            "unload something (`lms ps`, `lms unload`), ask for less context, or let lmswarm make room with --evict-on-pressure"
+        };
+        Failure::new(Category::LoadRefused, format!("LM Studio refused to load `{}`: {words}", request.key))
+            .hinted(hint)
+    }
+}

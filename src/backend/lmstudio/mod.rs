@@ -1,0 +1,131 @@
+//! LM Studio: its REST lists, its `lms` command, and its words. Facts about both are those of
+//! LM Studio 0.4 and the `lms` of that time.
+
+mod download;
+mod load;
+mod observe;
+mod start;
+
+use std::cell::OnceCell;
+
+use serde_json::Value as Json;
+
+use super::{Context, LoadTarget};
+use crate::pure::config::Loader;
+use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
+use crate::pure::load::ModelRequest;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::residency::Downloaded;
+use crate::pure::text::{printable, similar};
+use crate::sys::lmstudio;
+use crate::sys::lmstudio::lms::{Lms, Problem};
+
+/// One LM Studio server.
+#[derive(Debug)]
+pub struct LmStudio<'a> {
+    context: &'a Context<'a>,
+    /// Looked for when it is first needed: a warm call does without.
+    lms: OnceCell<Result<Lms, String>>,
+}
+
+/// What carries out a load or a download.
+pub(super) enum LoadMethod<'a> {
+    Lms(&'a Lms),
+    Rest,
+}
+
+impl<'a> LmStudio<'a> {
+    pub(super) fn new(context: &'a Context<'a>) -> Self {
+        Self { context, lms: OnceCell::new() }
+    }
+
+    /// The `lms` program, or why it cannot be used for this server.
+    fn lms(&self) -> Result<&Lms, &str> {
+        self.lms.get_or_init(|| find_lms(self.context)).as_ref().map_err(String::as_str)
+    }
+
+    /// Chooses what loads: `lms`, or REST where `lms` is not at hand or cannot reach.
+    pub(super) fn load_method(&self, request: &ModelRequest) -> Result<LoadMethod<'_>, Failure> {
+        match (self.context.config.loader, self.lms()) {
+            (Loader::Lms, Ok(lms)) => Ok(LoadMethod::Lms(lms)),
+            (Loader::Lms, Err(why)) => {
+                Err(Failure::new(Category::LoadFailed, format!("`{}` cannot be loaded: {why}", request.key))
+                    .hinted(self.lms_hint("name it with --lms-path, or let --loader be `auto`"))
+                    .cheap())
+            }
+            // `lms load` knows base keys alone; the REST API takes variants.
+            (Loader::Auto, Ok(lms)) if !request.key.is_variant() => Ok(LoadMethod::Lms(lms)),
+            (Loader::Auto | Loader::Rest, _) => Ok(LoadMethod::Rest),
+        }
+    }
+
+    /// What to do about a missing `lms`.
+    fn lms_hint(&self, otherwise: &str) -> String {
+        match &self.context.config.lms_path {
+            Some(_) => "correct --lms-path, or leave it out so that lmswarm looks for `lms` itself".to_owned(),
+            None => otherwise.to_owned(),
+        }
+    }
+
+    /// A problem of an `lms` call as a failure of the given kind.
+    fn failed(&self, category: Category, problem: Problem) -> Failure {
+        match problem {
+            Problem::Stopped(stop) => self.context.interrupted(stop),
+            Problem::Failed(why) => Failure::new(category, why),
+        }
+    }
+
+    /// Sends a management request, bounded by the load's limit; the answer counts only with the
+    /// member `wanted`.
+    async fn manage(&self, verb: &str, body: &Json, wanted: &str) -> Result<ManagementReply, Failure> {
+        let path = format!("api/v1/models/{verb}");
+        let answer = self.context.server.post(&path, body, self.context.config.load_timeout);
+        Ok(read_management_reply(&self.context.unless_stopped(answer).await?, wanted))
+    }
+
+    fn token_missing(&self) -> Failure {
+        let name = &self.context.config.api_token_env;
+        let reason = format!("{} requires an API token, and the variable {name} holds none", self.context.base());
+        Failure::new(Category::Unauthorized, reason)
+            .hinted(format!("create a token in LM Studio's developer settings and put it into {name}"))
+    }
+
+    /// The client's request would be refused as well, so no other source is asked.
+    fn token_refused(&self) -> Failure {
+        let reason = format!("{} refuses the API token in {}", self.context.base(), self.context.token_origin);
+        Failure::new(Category::Unauthorized, reason).hinted("check the token in LM Studio's developer settings")
+    }
+}
+
+/// Finds `lms`, and decides whether it reaches this server. On this machine it finds LM Studio by
+/// itself, so it must not speak for a proxy; elsewhere it needs a plain address, and is refused
+/// where a token is required.
+fn find_lms(context: &Context<'_>) -> Result<Lms, String> {
+    let base = context.base();
+    match lmstudio::find_lms(context.config.lms_path.as_deref()) {
+        Err(tried) => Err(format!("the `lms` command was not found (looked in {})", tried.join(", "))),
+        Ok(_) if !base.is_plain() => Err(format!("`lms` cannot reach {base}, which is behind a proxy")),
+        Ok(_) if !base.is_loopback() && base.is_ipv6() => Err(format!("`lms` cannot reach {base}, an IPv6 address")),
+        Ok(_) if !base.is_loopback() && context.server.has_token() => Err(format!("`lms` cannot show {base} a token")),
+        Ok(program) => Ok(Lms::new(program, base, &context.config.api_token_env, context.shutdown().clone())),
+    }
+}
+
+/// The key is not there, and nothing similar is taken for it.
+pub(super) fn not_downloaded(request: &ModelRequest, models: &[Downloaded]) -> Failure {
+    let key = request.key.as_str();
+    let hint = if matches!(key, "true" | "false") {
+        format!("if this was meant for a flag, write it with `=`, such as --evict-on-pressure={key}")
+    } else {
+        "`lms ls` lists what is; --download fetches what is not".to_owned()
+    };
+    Failure {
+        suggestions: similar(key, models.iter().map(|it| it.key.as_str())),
+        ..Failure::new(Category::NotDownloaded, format!("`{key}` is not downloaded")).hinted(hint)
+    }
+}
+
+/// How a user unloads an instance by hand.
+pub(super) fn unload_command(identifier: &str) -> String {
+    format!("lms unload {}", printable(identifier))
+}

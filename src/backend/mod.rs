@@ -1,0 +1,348 @@
+//! What the gate asks of a server, whatever program serves the models there. One closed enum with
+//! one module for each program: a new one is a new module and a new variant, and no change to the
+//! steps of the gate.
+//!
+//! A backend knows requests, commands and words of its server, and nothing of leaders, cooldowns
+//! or evictions. It decides nothing that the gate's order depends on.
+//!
+//! How each program answers:
+//!
+//! | method | LM Studio | llama-swap | llama.cpp's router |
+//! |---|---|---|---|
+//! | `read`, `observe` | `/api/v1/models` and `/api/v0/models`, else `lms ps` | `/running`, `/v1/models`, `/api/profiles` | `/models`, and `/props?model=` of each |
+//! | `downloaded` | `/api/v1/models`, else `lms ls` | `/v1/models` (configured there) | `/models` |
+//! | `load_target` | key, variant, machine (LM Link) | id behind an alias | the preset |
+//! | `load` | `lms load`, else `POST /api/v1/models/load` | `GET /upstream/ID/health` | `POST /models/load`, then poll |
+//! | `unload` | `lms unload`, else REST | `POST /api/models/unload/ID` | `POST /models/unload` |
+//! | `activity` | `lms ps` | its events, where it has them | `/slots` of each model |
+//! | `estimate` | `lms load --estimate-only` | none | none |
+//! | `start` | `lms server start`, `lms daemon up` | not possible | not possible |
+//! | `download` | `lms get`, else REST | not possible | `POST /models` |
+//! | `unsupported` | over REST: TTL, parallel, GPU, device | context, TTL, parallel, GPU, device | the same |
+
+mod lmstudio;
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use crate::pure::base_url::BaseUrl;
+use crate::pure::config::Config;
+use crate::pure::eviction::Estimate;
+use crate::pure::load::ModelRequest;
+use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::residency::{Downloaded, Instance, Reading, Residency, Snapshot};
+use crate::pure::text::duration;
+use crate::sys::http::Server;
+use crate::sys::progress::Progress;
+use crate::sys::shutdown::{Shutdown, Stop};
+use lmstudio::LmStudio;
+
+/// One call to one server: what the gate and the backend share.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The server.
+    pub server: &'a Server,
+    /// Where the server's address came from, for messages.
+    pub origin: &'a str,
+    /// Where the token came from or could be put, for messages.
+    pub token_origin: &'a str,
+    /// The models of the call, each once, in the order given.
+    pub requests: &'a [ModelRequest],
+    /// Upper bound for the whole call.
+    pub timeout: Option<Duration>,
+    /// When the call began.
+    pub started: Instant,
+    /// Made when something slow begins: a warm call ends by the default action of a signal.
+    pub shutdown: OnceCell<Shutdown>,
+}
+
+impl Context<'_> {
+    /// Listens for signals and for the end of `--timeout`, from the first use on.
+    pub fn shutdown(&self) -> &Shutdown {
+        self.shutdown
+            .get_or_init(|| Shutdown::listen(self.timeout.map(|limit| limit.saturating_sub(self.started.elapsed()))))
+    }
+
+    /// Runs `work` unless the call must end; dropping `work` must be harmless.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        self.shutdown().or(work).await.map_err(|stop| self.interrupted(stop))
+    }
+
+    /// Sleeps, unless the call must end.
+    pub async fn sleep(&self, time: Duration) -> Result<(), Failure> {
+        self.unless_stopped(tokio::time::sleep(time)).await
+    }
+
+    /// The server's address.
+    pub fn base(&self) -> &BaseUrl {
+        &self.server.base
+    }
+
+    /// Nobody could find out what is resident.
+    pub fn unknown(&self, why: &str) -> Failure {
+        let reason = format!("cannot tell what {} (from {}) has loaded: {why}", self.base(), self.origin);
+        Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
+    }
+
+    /// The call had to end.
+    pub fn interrupted(&self, stop: Stop) -> Failure {
+        match stop {
+            Stop::Deadline => {
+                let limit = duration(self.timeout.unwrap_or_default());
+                Failure::new(Category::Deadline, format!("not ready within --timeout {limit}"))
+                    .hinted("raise --timeout, or leave it out")
+            }
+            Stop::Signal(number) => Failure {
+                signal: Some(number),
+                ..Failure::new(Category::Interrupted, format!("stopped by {}", signal_name(number)))
+            },
+        }
+    }
+}
+
+fn signal_name(number: u8) -> &'static str {
+    match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        _ => "SIGTERM",
+    }
+}
+
+/// Intervals of a poll that starts quick and slows down: 50 ms to 500 ms.
+#[derive(Debug)]
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(Duration::from_millis(50))
+    }
+}
+
+impl Backoff {
+    /// The next interval.
+    pub fn interval(&mut self) -> Duration {
+        let now = self.0;
+        self.0 = (now * 3 / 2).min(Duration::from_millis(500));
+        now
+    }
+}
+
+/// What an observation of the server came to.
+#[derive(Debug)]
+pub enum Observation {
+    /// What is resident is known.
+    Seen(Snapshot),
+    /// Nothing listens there.
+    Down,
+    /// Something listens, but what is resident cannot be told, for this reason.
+    Blocked(Failure),
+}
+
+/// A model that is downloaded, and how the backend will load it.
+#[derive(Debug, Clone)]
+pub struct LoadTarget {
+    /// The model that a load must bring up: that of a variant is another one than the key.
+    pub base_key: String,
+    /// The most context it can have, in tokens.
+    pub max_context: Option<u64>,
+    /// Its size on disk, in bytes.
+    pub size_bytes: Option<u64>,
+    /// Which machine loads it.
+    placement: crate::pure::lmstudio::load_args::Placement,
+}
+
+/// How one attempt to load ended, by the server's own account; only an observation is proof.
+#[derive(Debug)]
+pub enum LoadResult {
+    /// The server says it loaded.
+    Loaded,
+    /// It loaded under this other name.
+    Misnamed(String),
+    /// Refused for memory, in these words.
+    OutOfMemory(String),
+    /// It failed.
+    Failed(Failure),
+    /// It did not end within `loadTimeoutMs`.
+    TimedOut,
+    /// What carried the load out is gone; what became of the load is not known.
+    Lost(Failure),
+}
+
+/// The program that serves the models.
+#[derive(Debug)]
+pub enum Backend<'a> {
+    /// LM Studio.
+    LmStudio(LmStudio<'a>),
+}
+
+impl<'a> Backend<'a> {
+    /// Names the backend; nothing is asked or looked for.
+    pub fn new(context: &'a Context<'a>) -> Self {
+        Self::LmStudio(LmStudio::new(context))
+    }
+
+    /// One round of requests, without any effect. A warm call asks nothing else.
+    pub async fn read(&self) -> Reading {
+        match self {
+            Self::LmStudio(it) => it.read().await,
+        }
+    }
+
+    /// Observes the server. Must ask again, and ask others, where one round means nothing yet, and
+    /// must end within a few times `probeTimeoutMs`. `first` is a reading taken already. `cached`
+    /// is used in place of a source that is slow, and only of one.
+    pub async fn observe(
+        &self,
+        first: Option<Reading>,
+        cached: &dyn Fn() -> Option<Vec<Instance>>,
+    ) -> Result<Observation, Failure> {
+        match self {
+            Self::LmStudio(it) => it.observe(first, cached).await,
+        }
+    }
+
+    /// Every downloaded model, those of the snapshot if it lists them.
+    pub async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
+        match self {
+            Self::LmStudio(it) => it.downloaded(snapshot).await,
+        }
+    }
+
+    /// The failure of a key that is not among `models`. Nothing similar is taken for it.
+    pub fn not_downloaded(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
+        match self {
+            Self::LmStudio(_) => lmstudio::not_downloaded(request, models),
+        }
+    }
+
+    /// How `found`, one of `models`, will be loaded.
+    pub async fn load_target(
+        &self,
+        request: &ModelRequest,
+        found: &Downloaded,
+        models: &[Downloaded],
+    ) -> Result<LoadTarget, Failure> {
+        match self {
+            Self::LmStudio(it) => it.load_target(request, found, models).await,
+        }
+    }
+
+    /// Whether the model can be loaded at all: asked before anything is unloaded for it.
+    pub fn check_loadable(&self, request: &ModelRequest) -> Result<(), Failure> {
+        match self {
+            Self::LmStudio(it) => it.load_method(request).map(drop),
+        }
+    }
+
+    /// A warning that names the configured options which a load here cannot apply.
+    pub fn unsupported(&self, request: &ModelRequest) -> Option<String> {
+        match self {
+            Self::LmStudio(it) => it.unsupported(request),
+        }
+    }
+
+    /// Loads the model under exactly its key. Must refuse or report any other name, must end
+    /// within `loadTimeoutMs`, and must keep what `lock` gives open for as long as the load may go on, in what
+    /// carries it out and nowhere else.
+    /// `on_percent` sees how far it is.
+    pub async fn load(
+        &self,
+        request: &ModelRequest,
+        target: &LoadTarget,
+        lock: &dyn Fn() -> Option<File>,
+        on_percent: impl FnMut(u8),
+    ) -> Result<LoadResult, Failure> {
+        match self {
+            Self::LmStudio(it) => it.load(request, target, lock, on_percent).await,
+        }
+    }
+
+    /// Unloads what our own load brought up under a wrong name, by what loaded it.
+    pub async fn undo_load(&self, request: &ModelRequest, identifier: &str) -> Result<(), Failure> {
+        match self {
+            Self::LmStudio(it) => it.undo_load(request, identifier).await,
+        }
+    }
+
+    /// Unloads one instance. The inner error is the server's account, and success proves nothing:
+    /// the gate observes afterwards.
+    pub async fn unload(&self, identifier: &str) -> Result<Result<(), String>, Failure> {
+        match self {
+            Self::LmStudio(it) => it.unload(identifier).await,
+        }
+    }
+
+    /// Every instance with whether it is busy; `busy` is `None` where that cannot be told. One
+    /// that is loading must never be called idle. The inner error says why nothing can be told.
+    pub async fn activity(&self) -> Result<Result<Vec<Instance>, String>, Failure> {
+        match self {
+            Self::LmStudio(it) => it.activity().await,
+        }
+    }
+
+    /// What the load would take in memory, where the server tells.
+    pub async fn estimate(&self, request: &ModelRequest, target: &LoadTarget) -> Result<Option<Estimate>, Failure> {
+        match self {
+            Self::LmStudio(it) => it.estimate(request, target).await,
+        }
+    }
+
+    /// How a user unloads an instance by hand.
+    pub fn unload_command(&self, identifier: &str) -> String {
+        match self {
+            Self::LmStudio(_) => lmstudio::unload_command(identifier),
+        }
+    }
+
+    /// A load that was refused for memory, in the server's words.
+    pub fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
+        match self {
+            Self::LmStudio(it) => it.refused(request, words),
+        }
+    }
+
+    /// The program's name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LmStudio(_) => "LM Studio",
+        }
+    }
+
+    /// Whether the server may be started: on this machine alone, where the program itself answers.
+    pub fn may_start(&self) -> bool {
+        match self {
+            Self::LmStudio(it) => it.may_start(),
+        }
+    }
+
+    /// The failure of a server that is down and may not be started.
+    pub fn down(&self) -> Failure {
+        match self {
+            Self::LmStudio(it) => it.down(),
+        }
+    }
+
+    /// Starts the server and waits until it answers, within `serverStartTimeoutMs`. Must never
+    /// move one that runs elsewhere.
+    pub async fn start(&self, progress: Progress) -> Result<(), Failure> {
+        match self {
+            Self::LmStudio(it) => it.start(progress).await,
+        }
+    }
+
+    /// Downloads exactly this key.
+    pub async fn download(&self, request: &ModelRequest, progress: Progress) -> Result<(), Failure> {
+        match self {
+            Self::LmStudio(it) => it.download(request, progress).await,
+        }
+    }
+}
+
+/// Whether the sources agree on every model of the call.
+pub(crate) fn is_settled(snapshot: &Snapshot, requests: &[ModelRequest]) -> bool {
+    requests.iter().all(|request| snapshot.residency(&request.key) != Residency::Unknown)
+}
