@@ -17,6 +17,7 @@ use crate::cli::{Cli, LazyArgs, OutputArgs, Request, SettingsArgs};
 use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::output::{self, Console};
+use crate::sys::runtime;
 use crate::sys::settings::{self, Settings};
 use error::CommandError;
 
@@ -31,11 +32,10 @@ pub fn run(cli: Cli, started: Instant) -> ExitCode {
 }
 
 fn dispatch(command: Request, console: Console, started: Instant) -> Result<ExitCode, CommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the asynchronous runtime cannot be started")
-        .map_err(|error| CommandError::unexpected(&error))?;
+    let runtime = runtime::start().map_err(|error| {
+        CommandError::config(format!("lmswarm cannot open the files that it works with: {error}"))
+            .hinted("raise the limit on open files (`ulimit -n`)")
+    })?;
     let done = match command {
         Request::Ensure(LazyArgs(args)) => runtime.block_on(ensure::run(args, console, started)),
         Request::Run(LazyArgs(args)) => runtime.block_on(run::run(args, console, started)),

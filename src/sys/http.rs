@@ -2,7 +2,7 @@
 //! only file that names reqwest and TLS. What an answer means is read in `pure::rest`.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ impl Server {
                     [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
                 builder = builder.resolve_to_addrs(&base.host(), &addresses);
             }
+        } else {
+            builder = builder.dns_resolver(Arc::new(Resolver));
         }
         let client = builder.build().context("cannot build the HTTP client")?;
         Ok(Self { base, client, token, probe_timeout })
@@ -117,7 +119,9 @@ impl Server {
         let reply = match tokio::time::timeout(limit, receive(request, self.token.as_ref())).await {
             Ok(Ok(answer)) => Reply::Answer(answer),
             Ok(Err(error)) if is_refused(&error) => Reply::Refused,
-            Ok(Err(error)) if error.is_connect() => Reply::Unreachable(excerpt(&innermost(&error), 200)),
+            Ok(Err(error)) if error.is_connect() && !is_exhausted(&error) => {
+                Reply::Unreachable(excerpt(&innermost(&error), 200))
+            }
             Ok(Err(error)) => Reply::Broken(excerpt(&innermost(&error), 200)),
             Err(_) => Reply::TimedOut,
         };
@@ -166,16 +170,48 @@ async fn receive(request: RequestBuilder, token: Option<&Token>) -> reqwest::Res
 }
 
 fn is_refused(error: &reqwest::Error) -> bool {
+    has_io_cause(error, |io| io.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether this machine had no more files, threads or memory to give: that says nothing about
+/// the server.
+fn is_exhausted(error: &reqwest::Error) -> bool {
+    #[cfg(unix)]
+    let numbers = {
+        use rustix::io::Errno;
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::AGAIN].map(Errno::raw_os_error)
+    };
+    #[cfg(not(unix))]
+    let numbers = [];
+    has_io_cause(error, |io| io.raw_os_error().is_some_and(|number| numbers.contains(&number)))
+}
+
+fn has_io_cause(error: &reqwest::Error, is_meant: impl Fn(&std::io::Error) -> bool) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(it) = cause {
-        if let Some(io) = it.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::ConnectionRefused
-        {
+        if it.downcast_ref::<std::io::Error>().is_some_and(&is_meant) {
             return true;
         }
         cause = it.source();
     }
     false
+}
+
+/// Looks names up in a thread of its own. reqwest's resolver panics where the system refuses
+/// the thread.
+struct Resolver;
+
+impl reqwest::dns::Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            // An error means that the request was given up.
+            let look_up = move || drop(sender.send((name.as_str(), 0).to_socket_addrs()));
+            std::thread::Builder::new().spawn(look_up)?;
+            let addresses: reqwest::dns::Addrs = Box::new(receiver.await??);
+            Ok(addresses)
+        })
+    }
 }
 
 /// The last cause says what happened; the layers above it repeat the URL.

@@ -15,6 +15,7 @@ pub mod private;
 pub mod process;
 pub mod progress;
 pub mod repository;
+pub mod runtime;
 pub mod search_path;
 pub mod settings;
 pub mod shutdown;

@@ -57,14 +57,14 @@ impl Progress {
             started: Instant::now(),
             bar: None,
             percent: Arc::new(AtomicU8::new(UNKNOWN)),
-            reminder: None,
+            ticker: None,
         };
         match self.style {
             Style::Nothing => {}
             Style::Lines => {
                 self.console.note(&text);
                 let reminder = remind(self, text, activity.started, Arc::clone(&activity.percent));
-                activity.reminder = Some(tokio::spawn(reminder));
+                activity.ticker = Some(tokio::spawn(reminder));
             }
             Style::Moving => {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -73,11 +73,20 @@ impl Progress {
                     bar.set_style(style);
                 }
                 bar.set_message(text);
-                bar.enable_steady_tick(Duration::from_millis(120));
+                bar.tick();
+                // Its own ticker would be a thread, which the system may refuse.
+                activity.ticker = Some(tokio::spawn(turn(bar.clone())));
                 activity.bar = Some(bar);
             }
         }
         activity
+    }
+}
+
+async fn turn(bar: ProgressBar) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        bar.tick();
     }
 }
 
@@ -100,7 +109,8 @@ pub struct Activity {
     started: Instant,
     bar: Option<ProgressBar>,
     percent: Arc<AtomicU8>,
-    reminder: Option<JoinHandle<()>>,
+    /// Draws or prints from time to time.
+    ticker: Option<JoinHandle<()>>,
 }
 
 impl Activity {
@@ -128,8 +138,8 @@ impl Drop for Activity {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        if let Some(reminder) = self.reminder.take() {
-            reminder.abort();
+        if let Some(ticker) = self.ticker.take() {
+            ticker.abort();
         }
     }
 }

@@ -42,13 +42,16 @@ impl Shutdown {
             let stop = tokio::select! {
                 signal = signals.next() => Stop::Signal(signal),
                 () = deadline => Stop::Deadline,
+                // The call has ended.
+                () = sender.closed() => return,
             };
             // Fails when the call has ended and nothing waits any more.
             let _ = sender.send(Some(stop));
-            signals.next().await;
+            tokio::select! {
+                _ = signals.next() => {}
+                () = force.closed() => return,
+            }
             let _ = force.send(true);
-            // The senders must live on, or the waits would see a closed channel.
-            std::future::pending::<()>().await;
         });
         Self { stop, forced }
     }
@@ -160,5 +163,30 @@ impl Signals {
             std::future::pending::<()>().await;
         }
         2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alive_tasks() -> usize {
+        tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_has_ended_leaves_nothing_behind() {
+        for remaining in [None, Some(Duration::from_secs(3600)), Some(Duration::ZERO)] {
+            let shutdown = Shutdown::listen(remaining);
+            if remaining == Some(Duration::ZERO) {
+                assert_eq!(shutdown.stopped().await, Stop::Deadline);
+            } else {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(alive_tasks(), 1);
+            drop(shutdown);
+            tokio::task::yield_now().await;
+            assert_eq!(alive_tasks(), 0, "{remaining:?}");
+        }
     }
 }

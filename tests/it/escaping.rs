@@ -26,16 +26,15 @@ pub fn tame(run: Run) -> Run {
     run
 }
 
-/// A terminal, as `lmswarm` sees one, and what was written to it by the end.
+/// A terminal, as this command sees one, and what was written to it by the end.
 #[cfg(target_os = "linux")]
-fn on_a_terminal(machine: &Machine, args: &[&str], meanwhile: impl FnOnce()) -> (i32, String) {
+pub fn on_a_terminal(mut command: std::process::Command, meanwhile: impl FnOnce()) -> (i32, String) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::Read;
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("a terminal of ours");
     let name = ptsname(&terminal, Vec::new()).expect("its name").into_string().expect("UTF-8");
     let line = std::fs::File::options().read(true).write(true).open(name).expect("the other end");
-    let mut command = machine.command(args);
     let mut child = command
         .env("TERM", "xterm")
         .stdout(line.try_clone().expect("a handle"))
@@ -220,13 +219,13 @@ fn a_terminal_gets_no_escapes_but_our_own() {
     let machine = Machine::with(json!({ "holdLoads": true, "catalogue": [{ "modelKey": key }] }));
     let leader = machine.start(&[&key, "--download"]);
     machine.wait_for_event("load-begin");
-    let (code, seen) = on_a_terminal(&machine, &["ensure", &key, "-vv"], || machine.release());
+    let (code, seen) = on_a_terminal(machine.command(&["ensure", &key, "-vv"]), || machine.release());
     assert_eq!((code, tame(leader.end()).code), (0, 0), "{seen}");
     assert!(seen.contains("busy with") && seen.contains("\\u{202e}boom"), "{seen:?}");
     machine.faults(json!([{ "on": "lms load", "kind": "fail", "stderr": format!("Error: {EVIL}") }]));
-    let (code, failed) = on_a_terminal(&machine, &["ensure", LLAMA, "-vv"], || {});
+    let (code, failed) = on_a_terminal(machine.command(&["ensure", LLAMA, "-vv"]), || {});
     assert!(code == 5 && failed.contains("boom"), "{failed:?}");
-    let (code, usage) = on_a_terminal(&machine, &["ensure", "--ttl-seconds", EVIL], || {});
+    let (code, usage) = on_a_terminal(machine.command(&["ensure", "--ttl-seconds", EVIL]), || {});
     assert!(code == 2 && usage.contains("boom"), "{usage:?}");
     for text in [seen, failed, usage] {
         for wild in [

@@ -58,6 +58,8 @@ mod proxy;
 mod rest_load;
 mod roles;
 mod run;
+#[cfg(unix)]
+mod scarce_resources;
 mod server_start;
 mod several_models;
 #[cfg(unix)]

@@ -1,0 +1,33 @@
+//! The asynchronous runtime: on this thread alone, for the whole of a command.
+
+use std::io;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// Starts it.
+///
+/// # Errors
+/// When the system lets this process open too few files.
+pub fn start() -> io::Result<Runtime> {
+    expect_free_files()?;
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// tokio opens five files at its start, and panics where one of the pair for its signals is
+/// refused.
+#[cfg(unix)]
+fn expect_free_files() -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let stderr = io::stderr();
+    let mut held = [const { None }; 5];
+    for file in &mut held {
+        *file = Some(stderr.as_fd().try_clone_to_owned()?);
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the signature is that of the Unix one")]
+fn expect_free_files() -> io::Result<()> {
+    Ok(())
+}
