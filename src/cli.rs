@@ -1,16 +1,16 @@
 //! What can be typed: commands, flags and their help. Defaults that a config file could
 //! override are not given here, and nothing is looked up.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{NonEmptyStringValueParser, Resettable, Str, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, Resettable, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Spec, Value};
+use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Scope, Spec, Value};
 use crate::pure::outcome::exit;
 use crate::pure::shell::wrapper;
 use crate::pure::text::printable;
@@ -278,40 +278,45 @@ impl Args for OptionFlags {
 fn flag(spec: &'static Spec) -> Arg {
     let arg = Arg::new(spec.key)
         .long(spec.flag)
-        .help(spec.help)
-        .help_heading("Configuration")
-        .value_name(value_name(spec.kind))
-        .value_parser(NonEmptyStringValueParser::new().try_map(|text| {
-            match spec.kind.read(&text, paths::home().as_deref()) {
-                Ok(value) => Ok(value),
-                Err(why) => Err(format!("it {}", printable(&why))),
-            }
-        }));
-    let arg = match spec.kind {
+        .help(format!("{} [default: {}]", spec.help, spec.default))
+        .help_heading(match spec.scope {
+            Scope::Model => "Configuration of models",
+            Scope::Server => "Configuration of servers",
+            Scope::Call => "Configuration of the call",
+        })
+        .value_name(spec.placeholder)
+        .value_parser(OptionParser(spec.kind));
+    let arg = match spec.alias {
+        Some(alias) => arg.visible_alias(alias),
+        None => arg,
+    };
+    match spec.kind {
         Kind::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Kind::List => arg.action(ArgAction::Append),
         _ => arg,
-    };
-    if spec.key == "autoDownload" { arg.alias(Str::from("download")) } else { arg }
+    }
 }
 
-fn value_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Text | Kind::VariableName => "NAME",
-        Kind::Path => "PATH",
-        Kind::Url => "URL",
-        Kind::Boolean => "BOOL",
-        Kind::Integer(..) => "N",
-        Kind::AutoOrInteger(..) => "auto|N",
-        Kind::Choice(words) => match words {
-            ["closed", ..] => "closed|hybrid|open",
-            ["reload", ..] => "reload|fail|ignore",
-            ["auto", ..] => "auto|lms|rest",
-            _ => "local-first|preferred",
-        },
-        Kind::List => "NAME,...",
-        Kind::Gpu => "off|max|SHARE",
-        Kind::PerModel => "OBJECT",
+/// Reads the value of an option, and tells the words of a choice.
+#[derive(Clone)]
+struct OptionParser(Kind);
+
+impl TypedValueParser for OptionParser {
+    type Value = Value;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Value, clap::Error> {
+        let kind = self.0;
+        let read = move |text: String| {
+            kind.read(&text, paths::home().as_deref()).map_err(|why| format!("it {}", printable(&why)))
+        };
+        NonEmptyStringValueParser::new().try_map(read).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        match self.0 {
+            Kind::Choice(words) => Some(Box::new(words.iter().copied().map(PossibleValue::new))),
+            _ => None,
+        }
     }
 }
 

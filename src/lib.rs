@@ -38,5 +38,7 @@ pub mod cli;
 pub mod commands;
 pub mod gate;
 pub mod pure;
+#[cfg(test)]
+mod readme;
 mod resolve;
 pub mod sys;

@@ -255,7 +255,7 @@ pub fn config(bytes: &[u8]) {
 fn has_type(kind: Kind, value: &Json) -> bool {
     let is_whole = |least, most| value.as_u64().is_some_and(|it| (least..=most).contains(&it));
     match kind {
-        Kind::Text | Kind::VariableName | Kind::Path | Kind::Url => value.as_str().is_some_and(|it| !it.is_empty()),
+        Kind::VariableName | Kind::Path | Kind::Url => value.as_str().is_some_and(|it| !it.is_empty()),
         Kind::Boolean => value.is_boolean(),
         Kind::Integer(least, most) => is_whole(least, most),
         Kind::AutoOrInteger(least, most) => value == "auto" || is_whole(least, most),

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jsonc_parser::ast::{Object, Value as Json};
+use jsonc_parser::ast::{Object, Value as Ast};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use crate::pure::base_url::BaseUrl;
-use crate::pure::config::options::{Kind, Layer, Origin, PER_MODEL_KEYS, Value, check_per_model_key, complaint};
+use crate::pure::config::options::{DefaultValue, Kind, Layer, Origin, Value, complaint, of_models};
 use crate::pure::jsonc::JSONC;
 use crate::pure::load::{Gpu, LoadOptions};
 use crate::pure::model::ModelKey;
@@ -84,7 +84,7 @@ pub struct Config {
     pub verify_cache: Option<Duration>,
     pub state_dir: Option<PathBuf>,
     pub log_file: Option<PathBuf>,
-    load: LoadLayers,
+    load_layers: LoadLayers,
 }
 
 /// The load options with their rank: a call's own flags beat `perModel`, which beats the file.
@@ -100,86 +100,67 @@ struct LoadLayers {
 const MIB: u64 = 1024 * 1024;
 
 impl Config {
-    /// Builds the configuration from the merged layers; what they lack gets its default.
+    /// Builds the configuration from the merged layers; what they lack has its default.
     pub fn from_layer(layer: &Layer) -> Self {
-        let whole = |key, default| match layer.get(key) {
-            Some((Value::Integer(number), _)) => *number,
-            _ => default,
-        };
-        let time = |key, default| Duration::from_millis(whole(key, default));
-        let switch = |key, default| match layer.get(key) {
-            Some((Value::Boolean(on), _)) => *on,
-            _ => default,
-        };
-        let word = |key| match layer.get(key) {
-            Some((Value::Text(text), _)) => Some(text.as_str()),
-            _ => None,
-        };
-        let list = |key| match layer.get(key) {
-            Some((Value::List(items), _)) => Some(items.clone()),
-            _ => None,
-        };
-        let path = |key| match layer.get(key) {
-            Some((Value::Path(path), _)) => Some(path.clone()),
-            _ => None,
-        };
+        let values = Values(layer);
+        let time = |key| Duration::from_millis(values.integer(key));
         Self {
             base_url: match layer.get("baseURL") {
                 Some((Value::Url(url), origin)) => Some((url.clone(), origin.clone())),
                 _ => None,
             },
-            api_token_env: word("apiTokenEnv").unwrap_or("LM_API_TOKEN").to_owned(),
-            providers: list("providers").unwrap_or_else(|| vec!["lmstudio".to_owned()]),
-            fail_mode: match word("failMode") {
-                Some("closed") => FailMode::Closed,
-                Some("open") => FailMode::Open,
+            api_token_env: values.word("apiTokenEnv").to_owned(),
+            providers: values.list("providers"),
+            fail_mode: match values.word("failMode") {
+                "closed" => FailMode::Closed,
+                "open" => FailMode::Open,
                 _ => FailMode::Hybrid,
             },
-            on_mismatch: match word("onMismatch") {
-                Some("fail") => OnMismatch::Fail,
-                Some("ignore") => OnMismatch::Ignore,
+            on_mismatch: match values.word("onMismatch") {
+                "fail" => OnMismatch::Fail,
+                "ignore" => OnMismatch::Ignore,
                 _ => OnMismatch::Reload,
             },
-            reconcile_duplicates: switch("reconcileDuplicates", true),
-            auto_download: switch("autoDownload", false),
-            loader: match word("loader") {
-                Some("lms") => Loader::Lms,
-                Some("rest") => Loader::Rest,
+            reconcile_duplicates: values.boolean("reconcileDuplicates"),
+            auto_download: values.boolean("autoDownload"),
+            loader: match values.word("loader") {
+                "lms" => Loader::Lms,
+                "rest" => Loader::Rest,
                 _ => Loader::Auto,
             },
-            device: match word("device") {
-                Some("preferred") => Device::Preferred,
+            device: match values.word("device") {
+                "preferred" => Device::Preferred,
                 _ => Device::LocalFirst,
             },
-            lms_path: path("lmsPath"),
-            launch_app_fallback: switch("launchAppFallback", true),
-            eviction: switch("evictOnPressure", false).then(|| EvictionPolicy {
-                budget: whole("ramBudgetMB", 0) * MIB,
-                headroom: whole("evictHeadroomMB", 4096) * MIB,
-                protect: list("evictProtect").unwrap_or_default(),
-                max_victims: match whole("evictMaxVictims", 8) {
+            lms_path: values.path("lmsPath"),
+            launch_app_fallback: values.boolean("launchAppFallback"),
+            eviction: values.boolean("evictOnPressure").then(|| EvictionPolicy {
+                budget: values.integer("ramBudgetMB") * MIB,
+                headroom: values.integer("evictHeadroomMB") * MIB,
+                protect: values.list("evictProtect"),
+                max_victims: match values.integer("evictMaxVictims") {
                     0 => usize::MAX,
                     count => usize::try_from(count).unwrap_or(usize::MAX),
                 },
             }),
-            probe_timeout: time("probeTimeoutMs", 2500),
-            load_timeout: time("loadTimeoutMs", 900_000),
-            server_start_timeout: time("serverStartTimeoutMs", 90_000),
-            lock_wait_timeout: time("lockWaitTimeoutMs", 1_200_000),
-            retry_cooldown: time("retryCooldownMs", 60_000),
+            probe_timeout: time("probeTimeoutMs"),
+            load_timeout: time("loadTimeoutMs"),
+            server_start_timeout: time("serverStartTimeoutMs"),
+            lock_wait_timeout: time("lockWaitTimeoutMs"),
+            retry_cooldown: time("retryCooldownMs"),
             verify_cache: match layer.get("verifyCacheMs") {
                 Some((Value::Integer(ms), _)) => Some(Duration::from_millis(*ms)),
                 _ => None,
             },
-            state_dir: path("stateDir"),
-            log_file: path("logFile"),
-            load: LoadLayers::from_layer(layer),
+            state_dir: values.path("stateDir"),
+            log_file: values.path("logFile"),
+            load_layers: LoadLayers::from_layer(layer),
         }
     }
 
     /// What `key` is loaded with.
     pub fn load_options(&self, key: &ModelKey) -> LoadOptions {
-        let LoadLayers { of_file, per_model, of_call, set_by_call } = &self.load;
+        let LoadLayers { of_file, per_model, of_call, set_by_call } = &self.load_layers;
         let own = per_model.get(key.as_str()).cloned().unwrap_or_default();
         let chosen = |name: &str| set_by_call.contains(&name);
         LoadOptions {
@@ -202,10 +183,63 @@ impl Config {
     }
 }
 
+/// The values of the merged layers, each with its default behind it. That a default is of the
+/// type of its option is asserted by the tests of the table.
+struct Values<'a>(&'a Layer);
+
+impl<'a> Values<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).map(|(value, _)| value)
+    }
+
+    fn default(key: &str) -> DefaultValue {
+        options::spec(key).map_or(DefaultValue::Unset(""), |spec| spec.default)
+    }
+
+    fn integer(&self, key: &str) -> u64 {
+        match (self.get(key), Self::default(key)) {
+            (Some(Value::Integer(number)), _) => *number,
+            (_, DefaultValue::Integer(number)) => number,
+            _ => unreachable!("the option `{key}` is a number"),
+        }
+    }
+
+    fn boolean(&self, key: &str) -> bool {
+        match (self.get(key), Self::default(key)) {
+            (Some(Value::Boolean(on)), _) => *on,
+            (_, DefaultValue::Boolean(on)) => on,
+            _ => unreachable!("the option `{key}` is true or false"),
+        }
+    }
+
+    fn word(&self, key: &str) -> &'a str {
+        match (self.get(key), Self::default(key)) {
+            (Some(Value::Text(text)), _) => text,
+            (_, DefaultValue::Word(word)) => word,
+            _ => unreachable!("the option `{key}` is a word"),
+        }
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        match (self.get(key), Self::default(key)) {
+            (Some(Value::List(items)), _) => items.clone(),
+            (_, DefaultValue::List(items)) => items.iter().map(|item| (*item).to_owned()).collect(),
+            _ => unreachable!("the option `{key}` is a list"),
+        }
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        match self.get(key) {
+            Some(Value::Path(path)) => Some(path.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl LoadLayers {
     fn from_layer(layer: &Layer) -> Self {
         let mut layers = Self::default();
-        for key in PER_MODEL_KEYS {
+        for key in of_models().map(|spec| spec.key) {
             match layer.get(key) {
                 Some((value, Origin::File(..))) => put_load_option(&mut layers.of_file, key, value),
                 Some((value, _)) => {
@@ -271,7 +305,7 @@ pub fn parse_file(text: &str, path: &str, dialect: Dialect, home: Option<&Path>)
     let parsed = parse_to_ast(text, &CollectOptions::default(), &JSONC)
         .map_err(|error| format!("{path}:{}:{}: {}", error.line_display(), error.column_display(), error.kind()))?;
     match parsed.value {
-        Some(Json::Object(object)) => reader.read(&object, dialect),
+        Some(Ast::Object(object)) => reader.read(&object, dialect),
         Some(other) => Err(format!("{}: the file must hold an object `{{ … }}`", reader.place(other.start()))),
         // A write that was cut off looks like this, so it is not taken for "no options".
         None => Err(format!("{path}:1:1: the file is empty; write `{{}}` for no options")),
@@ -327,11 +361,11 @@ impl FileReader<'_> {
     fn read_fail_closed(
         &self,
         object: &Object<'_>,
-        value: &Json<'_>,
+        value: &Ast<'_>,
         line: usize,
         file: &mut ConfigFile,
     ) -> Result<(), String> {
-        let Json::BooleanLit(closed) = value else {
+        let Ast::BooleanLit(closed) = value else {
             return Err(self.wrong("failClosed", value, "must be true or false"));
         };
         if object.get("failMode").is_none() {
@@ -341,37 +375,37 @@ impl FileReader<'_> {
         Ok(())
     }
 
-    fn value(&self, key: &str, kind: Kind, json: &Json<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
+    fn value(&self, key: &str, kind: Kind, json: &Ast<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
         let wrong = || self.wrong(key, json, &format!("must be {}", kind.allowed()));
         match (kind, json) {
-            (Kind::Boolean, Json::BooleanLit(literal)) => Ok(Value::Boolean(literal.value)),
-            (Kind::Integer(..) | Kind::AutoOrInteger(..), Json::NumberLit(number)) => {
+            (Kind::Boolean, Ast::BooleanLit(literal)) => Ok(Value::Boolean(literal.value)),
+            (Kind::Integer(..) | Kind::AutoOrInteger(..), Ast::NumberLit(number)) => {
                 kind.read(number.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
-            (Kind::Gpu, Json::NumberLit(number)) => Gpu::parse(number.value).map(Value::Gpu).ok_or_else(wrong),
+            (Kind::Gpu, Ast::NumberLit(number)) => Gpu::parse(number.value).map(Value::Gpu).ok_or_else(wrong),
             // The same four in the table of `lms`: a share may be written as a text, too.
-            (Kind::Gpu, Json::StringLit(text)) => Gpu::parse(&text.value).map(Value::Gpu).ok_or_else(wrong),
-            (Kind::AutoOrInteger(..), Json::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
-            (Kind::Text | Kind::VariableName | Kind::Url | Kind::Choice(_), Json::StringLit(text)) => {
+            (Kind::Gpu, Ast::StringLit(text)) => Gpu::parse(&text.value).map(Value::Gpu).ok_or_else(wrong),
+            (Kind::AutoOrInteger(..), Ast::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
+            (Kind::VariableName | Kind::Url | Kind::Choice(_), Ast::StringLit(text)) => {
                 kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
-            (Kind::Path, Json::StringLit(text)) => {
+            (Kind::Path, Ast::StringLit(text)) => {
                 let value = kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))?;
                 // Relative to what? A file is read from many working directories.
                 if matches!(&value, Value::Path(path) if path.is_relative()) { Err(wrong()) } else { Ok(value) }
             }
-            (Kind::List, Json::Array(array)) => {
+            (Kind::List, Ast::Array(array)) => {
                 let items: Option<Vec<String>> = array
                     .elements
                     .iter()
                     .map(|item| match item {
-                        Json::StringLit(text) if !text.value.trim().is_empty() => Some(text.value.to_string()),
+                        Ast::StringLit(text) if !text.value.trim().is_empty() => Some(text.value.to_string()),
                         _ => None,
                     })
                     .collect();
                 items.map(Value::List).ok_or_else(wrong)
             }
-            (Kind::PerModel, Json::Object(models)) => self.per_model(models, warnings),
+            (Kind::PerModel, Ast::Object(models)) => self.per_model(models, warnings),
             _ => Err(wrong()),
         }
     }
@@ -380,8 +414,8 @@ impl FileReader<'_> {
         let mut per_model = BTreeMap::new();
         for model in &models.properties {
             let name = model.name.as_str();
-            check_per_model_key(name).map_err(|error| format!("{}: {error}", self.place(model.start())))?;
-            let Json::Object(object) = &model.value else {
+            ModelKey::parse(name).map_err(|error| format!("{}: {error}", self.place(model.start())))?;
+            let Ast::Object(object) = &model.value else {
                 return Err(self.wrong(
                     &format!("perModel.{name}"),
                     &model.value,
@@ -391,23 +425,19 @@ impl FileReader<'_> {
             let mut values = BTreeMap::new();
             for property in &object.properties {
                 let key = property.name.as_str();
-                let Some(known) = PER_MODEL_KEYS.iter().find(|it| **it == key) else {
-                    self.warn_of_unknown(key, property.start(), PER_MODEL_KEYS, warnings);
+                let Some(spec) = of_models().find(|spec| spec.key == key) else {
+                    self.warn_of_unknown(key, property.start(), of_models().map(|spec| spec.key), warnings);
                     continue;
                 };
-                if let Some(spec) = options::spec(known) {
-                    values.insert(
-                        *known,
-                        self.value(&format!("perModel.{name}.{key}"), spec.kind, &property.value, warnings)?,
-                    );
-                }
+                let shown = format!("perModel.{name}.{key}");
+                values.insert(spec.key, self.value(&shown, spec.kind, &property.value, warnings)?);
             }
             per_model.insert(name.to_owned(), values);
         }
         Ok(Value::PerModel(per_model))
     }
 
-    fn wrong(&self, key: &str, json: &Json<'_>, why: &str) -> String {
+    fn wrong(&self, key: &str, json: &Ast<'_>, why: &str) -> String {
         let range = json.range();
         // Cut off, a secret might no longer be seen to be one.
         let shown = excerpt(&without_secrets(self.text.get(range.start..range.end).unwrap_or_default()), 60);
@@ -462,6 +492,21 @@ mod tests {
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(wanted), "{text}\n got: {error}\nwant: {wanted}");
+        }
+    }
+
+    #[test]
+    fn every_word_of_a_choice_means_something_of_its_own() {
+        for spec in options::OPTIONS {
+            let Kind::Choice(words) = spec.kind else { continue };
+            let config = |word: &&str| {
+                let mut layer = Layer::default();
+                layer.put(spec.key, Value::Text((*word).to_owned()), Origin::Flag(spec.flag));
+                format!("{:?}", Config::from_layer(&layer))
+            };
+            let meanings: BTreeSet<String> = words.iter().map(config).collect();
+            assert_eq!(meanings.len(), words.len(), "{}", spec.key);
+            assert!(meanings.contains(&format!("{:?}", Config::from_layer(&Layer::default()))), "{}", spec.key);
         }
     }
 

@@ -1,6 +1,6 @@
-//! The options: one table gives each its name in three spellings, its type, its limits and
-//! its help, so that flag, variable and config key cannot drift apart. Reading files, the
-//! environment or argv is done elsewhere.
+//! The options: one table says everything about each (names, scope, type, limits, default,
+//! help), so that flag, variable, config key, help and README cannot drift apart. Reading
+//! files, the environment or argv is done elsewhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,14 +8,11 @@ use std::path::PathBuf;
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::load::Gpu;
-use crate::pure::model::ModelKey;
 use crate::pure::text::{printable, without_secrets};
 
 /// The type of an option's value, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Any text but the empty one.
-    Text,
     /// The name of an environment variable.
     VariableName,
     /// A path; `~/` is the home.
@@ -38,16 +35,62 @@ pub enum Kind {
     PerModel,
 }
 
-/// One option.
+/// What holds where no source gives a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "one variant for each shape of a default; the others say what they hold")]
+pub enum DefaultValue {
+    /// No value; in words, what that comes to.
+    Unset(&'static str),
+    Boolean(bool),
+    Integer(u64),
+    Auto,
+    Word(&'static str),
+    List(&'static [&'static str]),
+}
+
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unset(words) | Self::Word(words) => f.write_str(words),
+            Self::Boolean(on) => write!(f, "{on}"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Auto => f.write_str("auto"),
+            Self::List([]) => f.write_str("none"),
+            Self::List(items) => f.write_str(&items.join(",")),
+        }
+    }
+}
+
+/// The smallest thing that an option can be set for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One model: `perModel` may hold it.
+    Model,
+    /// One server.
+    Server,
+    /// The whole call.
+    Call,
+}
+
+/// One option: everything there is to say about it. The help and the README's table are made
+/// from it.
 #[derive(Debug)]
 pub struct Spec {
     /// The config key.
     pub key: &'static str,
     /// The flag, without the dashes. The variable follows from it.
     pub flag: &'static str,
+    /// Another name of the flag.
+    pub alias: Option<&'static str>,
+    /// What it can be set for.
+    pub scope: Scope,
     /// The type.
     pub kind: Kind,
-    /// One line of help, with the default.
+    /// What holds where no source gives a value.
+    pub default: DefaultValue,
+    /// What stands for the value in the help.
+    pub placeholder: &'static str,
+    /// One line of help, without the default and the words of a choice.
     pub help: &'static str,
 }
 
@@ -77,175 +120,295 @@ const MAX_COUNT: u64 = u32::MAX as u64;
 /// Every option, in the order of the help and the README.
 pub const OPTIONS: &[Spec] = &[
     Spec {
-        key: "baseURL",
-        flag: "base-url",
-        kind: Kind::Url,
-        help: "Address of the LM Studio server \
-            [default: opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1]",
-    },
-    Spec {
-        key: "apiTokenEnv",
-        flag: "api-token-env",
-        kind: Kind::VariableName,
-        help: "Name of the environment variable that holds the API token [default: LM_API_TOKEN]",
-    },
-    Spec {
-        key: "providers",
-        flag: "providers",
-        kind: Kind::List,
-        help: "opencode provider ids that are LM Studio; `PROVIDER/KEY` then means KEY [default: lmstudio]",
-    },
-    Spec {
         key: "contextLength",
         flag: "context-length",
+        alias: None,
+        scope: Scope::Model,
         kind: Kind::Integer(0, MAX_COUNT),
-        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio [default: 0]",
+        default: DefaultValue::Integer(0),
+        placeholder: "TOKENS",
+        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio",
     },
     Spec {
         key: "ttlSeconds",
         flag: "ttl-seconds",
+        alias: None,
+        scope: Scope::Model,
         kind: Kind::Integer(0, MAX_COUNT),
-        help: "Let LM Studio unload the model after this many idle seconds; 0 means never [default: 0]",
+        default: DefaultValue::Integer(0),
+        placeholder: "SECONDS",
+        help: "Let LM Studio unload the model after this many idle seconds; 0 means never",
     },
     Spec {
         key: "parallel",
         flag: "parallel",
+        alias: None,
+        scope: Scope::Model,
         kind: Kind::Integer(0, 1024),
-        help: "Requests the model serves at once; 0 leaves it to LM Studio [default: 0]",
+        default: DefaultValue::Integer(0),
+        placeholder: "N",
+        help: "Requests the model serves at once; 0 leaves it to LM Studio",
     },
     Spec {
         key: "gpu",
         flag: "gpu",
+        alias: None,
+        scope: Scope::Model,
         kind: Kind::Gpu,
-        help: "Share of the model to put on the GPU: off, max, or 0 to 1 [default: unset]",
+        default: DefaultValue::Unset("unset"),
+        placeholder: "SHARE",
+        help: "Share of the model to put on the GPU: off, max, or 0 to 1",
     },
     Spec {
-        key: "perModel",
-        flag: "per-model",
-        kind: Kind::PerModel,
-        help: "The four options above by model key (config file only) [default: none]",
+        key: "baseURL",
+        flag: "base-url",
+        alias: None,
+        scope: Scope::Server,
+        kind: Kind::Url,
+        default: DefaultValue::Unset("opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1"),
+        placeholder: "URL",
+        help: "Address of the LM Studio server",
     },
     Spec {
-        key: "failMode",
-        flag: "fail-mode",
-        kind: Kind::Choice(&["closed", "hybrid", "open"]),
-        help: "What blocks a gated request: any failure, confirmed ones, or none [default: hybrid]",
+        key: "apiTokenEnv",
+        flag: "api-token-env",
+        alias: None,
+        scope: Scope::Server,
+        kind: Kind::VariableName,
+        default: DefaultValue::Word("LM_API_TOKEN"),
+        placeholder: "NAME",
+        help: "Name of the environment variable that holds the API token",
+    },
+    Spec {
+        key: "providers",
+        flag: "providers",
+        alias: None,
+        scope: Scope::Server,
+        kind: Kind::List,
+        default: DefaultValue::List(&["lmstudio"]),
+        placeholder: "PROVIDER,...",
+        help: "opencode provider ids that are LM Studio; `PROVIDER/KEY` then means KEY",
     },
     Spec {
         key: "onMismatch",
         flag: "on-mismatch",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Choice(&["reload", "fail", "ignore"]),
-        help: "What to do about drift: less context resident than asked for [default: reload]",
+        default: DefaultValue::Word("reload"),
+        placeholder: "ACTION",
+        help: "What to do about drift: less context resident than asked for",
     },
     Spec {
         key: "reconcileDuplicates",
         flag: "reconcile-duplicates",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Boolean,
-        help: "Unload idle `KEY:2` copies when KEY itself is not resident [default: true]",
+        default: DefaultValue::Boolean(true),
+        placeholder: "BOOL",
+        help: "Unload idle `KEY:2` copies when KEY itself is not resident",
     },
     Spec {
         key: "autoDownload",
         flag: "auto-download",
+        alias: Some("download"),
+        scope: Scope::Server,
         kind: Kind::Boolean,
-        help: "Download a model that is not there; --download is the same [default: false]",
+        default: DefaultValue::Boolean(false),
+        placeholder: "BOOL",
+        help: "Download a model that is not there",
     },
     Spec {
         key: "loader",
         flag: "loader",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Choice(&["auto", "lms", "rest"]),
-        help: "How to load: with the lms command, over REST, or what is at hand [default: auto]",
+        default: DefaultValue::Word("auto"),
+        placeholder: "LOADER",
+        help: "How to load: with the lms command, over REST, or what is at hand",
     },
     Spec {
         key: "device",
         flag: "device",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Choice(&["local-first", "preferred"]),
-        help: "Where to load with LM Link: here if downloaded here, or as LM Link prefers [default: local-first]",
-    },
-    Spec {
-        key: "lmsPath",
-        flag: "lms-path",
-        kind: Kind::Path,
-        help: "The lms program [default: lms on PATH, else in LM Studio's home]",
+        default: DefaultValue::Word("local-first"),
+        placeholder: "DEVICE",
+        help: "Where to load with LM Link: here if downloaded here, or as LM Link prefers",
     },
     Spec {
         key: "launchAppFallback",
         flag: "launch-app-fallback",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Boolean,
-        help: "Wake LM Studio when its server cannot be started otherwise [default: true]",
+        default: DefaultValue::Boolean(true),
+        placeholder: "BOOL",
+        help: "Wake LM Studio when its server cannot be started otherwise",
     },
     Spec {
         key: "evictOnPressure",
         flag: "evict-on-pressure",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Boolean,
-        help: "Unload idle models, least recently used first, when memory is short [default: false]",
+        default: DefaultValue::Boolean(false),
+        placeholder: "BOOL",
+        help: "Unload idle models, least recently used first, when memory is short",
     },
     Spec {
         key: "ramBudgetMB",
         flag: "ram-budget-mb",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(0, MAX_COUNT),
-        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory [default: 0]",
+        default: DefaultValue::Integer(0),
+        placeholder: "MIB",
+        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory",
     },
     Spec {
         key: "evictHeadroomMB",
         flag: "evict-headroom-mb",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(0, MAX_COUNT),
-        help: "Added to the size on disk where LM Studio gives no estimate, in MiB [default: 4096]",
+        default: DefaultValue::Integer(4096),
+        placeholder: "MIB",
+        help: "Added to the size on disk where LM Studio gives no estimate, in MiB",
     },
     Spec {
         key: "evictProtect",
         flag: "evict-protect",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::List,
-        help: "Model keys or identifiers that are never unloaded to make room [default: none]",
+        default: DefaultValue::List(&[]),
+        placeholder: "NAME,...",
+        help: "Model keys or identifiers that are never unloaded to make room",
     },
     Spec {
         key: "evictMaxVictims",
         flag: "evict-max-victims",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(0, 1024),
-        help: "Most models unloaded for one load; 0 means no limit [default: 8]",
+        default: DefaultValue::Integer(8),
+        placeholder: "N",
+        help: "Most models unloaded for one load; 0 means no limit",
     },
     Spec {
         key: "probeTimeoutMs",
         flag: "probe-timeout-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(1, MAX_MS),
-        help: "Longest wait for an answer to one probe [default: 2500]",
+        default: DefaultValue::Integer(2500),
+        placeholder: "MS",
+        help: "Longest wait for an answer to one probe",
     },
     Spec {
         key: "loadTimeoutMs",
         flag: "load-timeout-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(1, MAX_MS),
-        help: "Longest wait for one load [default: 900000]",
+        default: DefaultValue::Integer(900_000),
+        placeholder: "MS",
+        help: "Longest wait for one load",
     },
     Spec {
         key: "serverStartTimeoutMs",
         flag: "server-start-timeout-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(1, MAX_MS),
-        help: "Longest wait for the server to start [default: 90000]",
+        default: DefaultValue::Integer(90_000),
+        placeholder: "MS",
+        help: "Longest wait for the server to start",
     },
     Spec {
         key: "lockWaitTimeoutMs",
         flag: "lock-wait-timeout-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(0, MAX_MS),
-        help: "Longest wait for another lmswarm that is loading [default: 1200000]",
+        default: DefaultValue::Integer(1_200_000),
+        placeholder: "MS",
+        help: "Longest wait for another lmswarm that is loading",
     },
     Spec {
         key: "retryCooldownMs",
         flag: "retry-cooldown-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::Integer(0, MAX_MS),
-        help: "How long a failed load, download or server start is not tried again [default: 60000]",
+        default: DefaultValue::Integer(60_000),
+        placeholder: "MS",
+        help: "How long a failed load, download or server start is not tried again",
     },
     Spec {
         key: "verifyCacheMs",
         flag: "verify-cache-ms",
+        alias: None,
+        scope: Scope::Server,
         kind: Kind::AutoOrInteger(0, MAX_MS),
-        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST [default: auto]",
+        default: DefaultValue::Auto,
+        placeholder: "MS",
+        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST",
+    },
+    Spec {
+        key: "perModel",
+        flag: "per-model",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::PerModel,
+        default: DefaultValue::Unset("none"),
+        placeholder: "OBJECT",
+        help: "Options of single models, by model key (config file only)",
+    },
+    Spec {
+        key: "failMode",
+        flag: "fail-mode",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::Choice(&["closed", "hybrid", "open"]),
+        default: DefaultValue::Word("hybrid"),
+        placeholder: "MODE",
+        help: "What blocks a gated request: any failure, confirmed ones, or none",
+    },
+    Spec {
+        key: "lmsPath",
+        flag: "lms-path",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::Path,
+        default: DefaultValue::Unset("lms on PATH, else in LM Studio's home"),
+        placeholder: "PATH",
+        help: "The lms program",
     },
     Spec {
         key: "stateDir",
         flag: "state-dir",
+        alias: None,
+        scope: Scope::Call,
         kind: Kind::Path,
-        help: "Folder for the lock, recent failures and load times [default: ~/.cache/lmswarm]",
+        default: DefaultValue::Unset("~/.cache/lmswarm"),
+        placeholder: "PATH",
+        help: "Folder for the lock, recent failures and load times",
     },
-    Spec { key: "logFile", flag: "log-file", kind: Kind::Path, help: "Append a log to this file [default: none]" },
+    Spec {
+        key: "logFile",
+        flag: "log-file",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::Path,
+        default: DefaultValue::Unset("none"),
+        placeholder: "PATH",
+        help: "Append a log to this file",
+    },
 ];
 
 /// Where a value came from, for messages.
@@ -316,7 +479,6 @@ impl Kind {
     /// What is allowed, as the end of a sentence that begins with "must be".
     pub fn allowed(self) -> String {
         match self {
-            Self::Text => "a text that is not empty".to_owned(),
             Self::VariableName => "the name of an environment variable (letters, digits, `_`)".to_owned(),
             Self::Path => "a path (in a file: absolute, or starting with `~/`)".to_owned(),
             Self::Url => "an address such as `http://127.0.0.1:1234/v1`".to_owned(),
@@ -340,8 +502,6 @@ impl Kind {
     pub fn read(self, text: &str, home: Option<&std::path::Path>) -> Result<Value, String> {
         let wrong = || Err(format!("must be {}", self.allowed()));
         match self {
-            Self::Text if text.trim().is_empty() => wrong(),
-            Self::Text => Ok(Value::Text(text.to_owned())),
             Self::VariableName => {
                 let mut chars = text.chars();
                 let starts_well = chars.next().is_some_and(|it| it.is_ascii_alphabetic() || it == '_');
@@ -389,20 +549,16 @@ pub fn complaint(place: &str, shown: &str, why: &str) -> String {
     format!("{place}: `{}` {why}", printable(&without_secrets(shown)))
 }
 
-/// The keys that `perModel` allows for each model.
-pub const PER_MODEL_KEYS: [&str; 4] = ["ttlSeconds", "parallel", "contextLength", "gpu"];
-
-/// Checks a key of `perModel`.
-///
-/// # Errors
-/// The sentence to show.
-pub fn check_per_model_key(key: &str) -> Result<(), String> {
-    ModelKey::parse(key).map(drop).map_err(|error| error.to_string())
+/// The options that `perModel` may hold for each model.
+pub fn of_models() -> impl Iterator<Item = &'static Spec> {
+    OPTIONS.iter().filter(|spec| spec.scope == Scope::Model)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::text::listed;
+    use std::fmt::Write;
     use std::path::Path;
 
     fn kebab(key: &str) -> String {
@@ -431,6 +587,37 @@ mod tests {
         assert!(Spec::of_variable("LMSWARM_base_url").is_none());
         assert!(Spec::of_variable("LMSWARM_BASE-URL").is_none());
         assert_eq!(spec("ramBudgetMB").unwrap().variable(), "LMSWARM_RAM_BUDGET_MB");
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_option() {
+        for Spec { key, kind, default, .. } in OPTIONS {
+            let is_value = match (kind, default) {
+                (Kind::Boolean, DefaultValue::Boolean(_)) | (Kind::AutoOrInteger(..), DefaultValue::Auto) => true,
+                (Kind::Integer(least, most), DefaultValue::Integer(number)) => (least..=most).contains(&number),
+                (Kind::Choice(_) | Kind::VariableName, DefaultValue::Word(word)) => kind.read(word, None).is_ok(),
+                (Kind::List, DefaultValue::List(items)) => items.iter().all(|item| kind.read(item, None).is_ok()),
+                (Kind::Path | Kind::Url | Kind::Gpu | Kind::PerModel, DefaultValue::Unset(words)) => !words.is_empty(),
+                _ => false,
+            };
+            assert!(is_value, "{key}: {default:?}");
+        }
+    }
+
+    #[test]
+    fn the_readme_has_this_table() {
+        let mut table = "| key | flag | value | default | meaning |\n|---|---|---|---|---|\n".to_owned();
+        for spec in OPTIONS {
+            let names = [Some(spec.flag), spec.alias].into_iter().flatten().filter(|_| !spec.is_for_file_alone());
+            let flag = names.map(|name| format!("`--{name}`")).collect::<Vec<_>>().join(", ");
+            let value = match spec.kind {
+                Kind::Choice(words) => listed(words.iter().copied(), "or"),
+                _ => spec.placeholder.to_owned(),
+            };
+            let Spec { key, default, help, .. } = spec;
+            let _ = writeln!(table, "| `{key}` | {flag} | {value} | {default} | {help} |");
+        }
+        crate::readme::assert_has("options", &table);
     }
 
     #[test]

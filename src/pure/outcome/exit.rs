@@ -50,7 +50,7 @@ impl ExitCode {
     }
 }
 
-/// The table for `--help`; a test compares it with the README.
+/// The table for `--help` and the README.
 pub const HELP: &str = "\
 Exit codes:
   0    every model named is addressable (with --fail-mode open: or you said not to be stopped)
@@ -64,3 +64,20 @@ Exit codes:
   75   not known: lock wait or --timeout ran out, or the state could not be determined
   78   configuration error
   129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    #[test]
+    fn the_readme_has_these_exit_codes() {
+        let mut table = "| code | meaning |\n|---|---|\n".to_owned();
+        for line in HELP.lines().skip(1) {
+            let line = line.trim();
+            let (codes, meaning) = line.split_once("   ").or_else(|| line.split_once("  ")).unwrap();
+            let _ = writeln!(table, "| {codes} | {} |", meaning.trim());
+        }
+        crate::readme::assert_has("exit codes", &table);
+    }
+}
