@@ -26,45 +26,7 @@ pub fn for_bash(script: &str, takes_value: &[String]) -> String {
 
 /// The candidates are compared here and not by `compgen -W`, which would run what is in them.
 /// bash splits words at `:` and `@`, and wants only what stands behind the last of these.
-const BASH: &str = r#"
-_lmswarm_with_models() {
-    local verb=${COMP_WORDS[1]} line=${COMP_LINE:0:COMP_POINT} behind=$2 place word model
-    word=${line##*[[:space:]]}
-    _lmswarm "$@"
-    [[ $COMP_CWORD -ge 2 && ( $verb == ensure || $verb == run ) ]] || return 0
-    if [[ $verb == run ]]; then
-        for ((place = 2; place < COMP_CWORD; place++)); do
-            [[ ${COMP_WORDS[place]} == -- ]] || continue
-            COMPREPLY=()
-            if declare -F _command_offset >/dev/null; then
-                _command_offset $((place + 1))
-            elif ((place + 1 == COMP_CWORD)); then
-                # macOS has a bash without `mapfile`.
-                while IFS= read -r model; do
-                    COMPREPLY+=("$model")
-                done < <(compgen -c -- "$2")
-            fi
-            return 0
-        done
-    fi
-    [[ $word != -* ]] || return 0
-    case $3 in
-        FLAGS) return 0 ;;
-    esac
-    COMPREPLY=()
-    case $behind in
-        [:@=]) behind= ;;
-    esac
-    while IFS= read -r model; do
-        [[ $model != "$word"* ]] || COMPREPLY+=("${model:${#word}-${#behind}}")
-    done < <(command lmswarm completions --models 2>/dev/null)
-    if [[ $verb == run && $COMP_CWORD -eq 2 && -n $word ]]; then
-        while IFS= read -r model; do
-            COMPREPLY+=("$model")
-        done < <(compgen -c -- "$2")
-    fi
-}
-"#;
+const BASH: &str = include_str!("completion.bash");
 
 /// Lets clap's script for zsh complete a MODEL.
 pub fn for_zsh(script: &str) -> String {
@@ -81,51 +43,14 @@ pub fn for_zsh(script: &str) -> String {
     script.join("\n")
 }
 
-const ZSH: &str = r#"_lmswarm_models() {
-    local -a models
-    models=(${(f)"$(command lmswarm completions --models 2>/dev/null)"})
-    compadd -a models
-}
-
-_lmswarm_words() {
-    local dashes=${words[(i)--]}
-    if (( dashes < CURRENT )); then
-        shift $dashes words
-        (( CURRENT -= dashes ))
-        _normal
-    elif (( CURRENT == 1 )); then
-        _alternative 'models:model:_lmswarm_models' 'commands:command:_command_names -e'
-    elif (( $+commands[$words[1]] )); then
-        _normal
-    else
-        _lmswarm_models
-    fi
-}
-"#;
+const ZSH: &str = include_str!("completion.zsh");
 
 /// Lets clap's script for fish complete a MODEL.
 pub fn for_fish(script: &str) -> String {
     format!("{script}{FISH}")
 }
 
-const FISH: &str = r#"
-function __fish_lmswarm_no_dashes
-    not contains -- -- (commandline -opc)
-end
-function __fish_lmswarm_command
-    set -l tokens (commandline -cop) (commandline -ct)
-    set -l place (contains -i -- -- $tokens)
-    if test -n "$place"; and test $place -lt (count $tokens)
-        set tokens $tokens[(math $place + 1)..-1]
-        complete -C "$tokens"
-    else
-        __fish_complete_subcommand --fcs-skip=2
-    end
-end
-complete -c lmswarm -n "__fish_lmswarm_using_subcommand ensure" -f -a "(command lmswarm completions --models 2>/dev/null)"
-complete -c lmswarm -n "__fish_lmswarm_using_subcommand run; and __fish_lmswarm_no_dashes" -a "(command lmswarm completions --models 2>/dev/null)"
-complete -c lmswarm -n "__fish_lmswarm_using_subcommand run" -a "(__fish_lmswarm_command)"
-"#;
+const FISH: &str = include_str!("completion.fish");
 
 #[cfg(test)]
 mod tests {

@@ -49,51 +49,14 @@ pub fn functions(shell: Shell, names: &[String]) -> String {
     script.trim_end().to_owned()
 }
 
+/// The function for one command, whose name stands there as `NAME`. In bash and zsh it begins
+/// with the word `function`, so that an alias of the same name does not get in the way.
 fn template(shell: Shell) -> &'static str {
     match shell {
-        // With the word `function`, an alias of the same name does not get in the way.
-        Shell::Bash => {
-            r#"function NAME {
-    if ! type -P lmswarm >/dev/null; then
-        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
-        return 127
-    fi
-    command lmswarm run -- NAME "$@"
-}
-"#
-        }
-        Shell::Zsh => {
-            r#"function NAME {
-    if ! whence -p lmswarm >/dev/null; then
-        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
-        return 127
-    fi
-    command lmswarm run -- NAME "$@"
-}
-"#
-        }
-        Shell::Fish => {
-            r"function NAME --description 'NAME, behind the gate of lmswarm'
-    if not command --query lmswarm
-        printf '%s\n' 'NAME is not started: lmswarm, the gate before it, is not on PATH (`command NAME` does without)' >&2
-        return 127
-    end
-    command lmswarm run -- NAME $argv
-end
-"
-        }
-        Shell::PowerShell => {
-            r"function global:NAME {
-    $lmswarm = Get-Command -Name lmswarm -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
-    if (-not $lmswarm) {
-        [Console]::Error.WriteLine('NAME is not started: lmswarm, the gate before it, is not on PATH')
-        $global:LASTEXITCODE = 127
-        return
-    }
-    if ($MyInvocation.ExpectingInput) { $input | & $lmswarm run '--' NAME @args } else { & $lmswarm run '--' NAME @args }
-}
-"
-        }
+        Shell::Bash => include_str!("wrapper.bash"),
+        Shell::Zsh => include_str!("wrapper.zsh"),
+        Shell::Fish => include_str!("wrapper.fish"),
+        Shell::PowerShell => include_str!("wrapper.ps1"),
     }
 }
 
