@@ -20,7 +20,7 @@ use crate::sys::paths;
 /// The gate before every request to a local model.
 #[derive(Debug, Parser)]
 #[command(name = "lmswarm", version, about, max_term_width = 100, after_help = exit::HELP, subcommand_required = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Request,
@@ -31,7 +31,7 @@ pub struct Cli {
 ///
 /// # Errors
 /// The help, the version, or what is wrong.
-pub fn parse() -> Result<Cli, clap::Error> {
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
     Cli::try_parse().map_err(|mut error| {
         let wild = |(kind, value): (ContextKind, &ContextValue)| match value {
             ContextValue::String(text) => Some((kind, printable(text))).filter(|(_, safe)| safe != text),
@@ -49,7 +49,7 @@ pub fn parse() -> Result<Cli, clap::Error> {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Request {
+pub(crate) enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
     Ensure(LazyArgs<EnsureArgs>),
@@ -72,7 +72,7 @@ pub enum Request {
 
 impl Request {
     /// How to speak, for the commands that let the user choose.
-    pub fn output(&self) -> Option<&OutputArgs> {
+    pub(crate) fn output(&self) -> Option<&OutputArgs> {
         match self {
             Self::Ensure(LazyArgs(args)) => Some(&args.gate.settings.output),
             Self::Run(LazyArgs(args)) => Some(&args.gate.settings.output),
@@ -82,7 +82,7 @@ impl Request {
     }
 
     /// Whether a report for a program is to be printed.
-    pub fn wants_json(&self) -> bool {
+    pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Ensure(LazyArgs(args)) => args.json,
             Self::Config(ConfigArgs { command: ConfigRequest::Roles(LazyArgs(args)) }) => args.json,
@@ -94,7 +94,7 @@ impl Request {
 /// Arguments that are built only when their command was typed: clap would build every option
 /// for each of the commands that has them, at every call of one.
 #[derive(Debug)]
-pub struct LazyArgs<T>(pub T);
+pub(crate) struct LazyArgs<T>(pub T);
 
 impl<T: Args> Args for LazyArgs<T> {
     fn augment_args(command: Command) -> Command {
@@ -143,7 +143,7 @@ Examples:
 
 /// The arguments of `ensure`.
 #[derive(Debug, Args)]
-pub struct EnsureArgs {
+pub(crate) struct EnsureArgs {
     /// Model keys as `lms ls` shows them, PROVIDER/KEY of a gated opencode provider, or roles:
     /// main, small, agent:NAME, all [default: main small]
     #[arg(value_name = "MODEL")]
@@ -160,7 +160,7 @@ pub struct EnsureArgs {
 
 /// The arguments of `config`.
 #[derive(Debug, Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// What to show.
     #[command(subcommand)]
     pub command: ConfigRequest,
@@ -168,7 +168,7 @@ pub struct ConfigArgs {
 
 /// What `config` can show.
 #[derive(Debug, Subcommand)]
-pub enum ConfigRequest {
+pub(crate) enum ConfigRequest {
     /// Show which model each role of opencode is here, and which file says so
     #[command(long_about = ROLES_ABOUT)]
     Roles(LazyArgs<RolesArgs>),
@@ -183,7 +183,7 @@ written (FILE:LINE). Of a token only the place is shown.";
 
 /// The arguments of `config roles`.
 #[derive(Debug, Args)]
-pub struct RolesArgs {
+pub(crate) struct RolesArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -195,7 +195,7 @@ pub struct RolesArgs {
 
 /// The arguments of every command that gates something.
 #[derive(Debug, Args)]
-pub struct GateArgs {
+pub(crate) struct GateArgs {
     /// A model key that is never taken for a role or a PROVIDER/KEY; can be repeated
     #[arg(long, value_name = "KEY")]
     pub key: Vec<String>,
@@ -215,7 +215,7 @@ pub struct GateArgs {
 
 /// The arguments of every command that reads the configuration.
 #[derive(Debug, Args)]
-pub struct SettingsArgs {
+pub(crate) struct SettingsArgs {
     /// How to speak.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -231,7 +231,7 @@ pub struct SettingsArgs {
 
 /// How to speak.
 #[derive(Debug, Args)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -263,7 +263,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 /// The options of `pure::options` as flags. Made from the table, so that a flag, a variable
 /// and a config key are always the same option.
 #[derive(Debug, Default, Clone)]
-pub struct OptionFlags(pub Layer);
+pub(crate) struct OptionFlags(pub Layer);
 
 impl Args for OptionFlags {
     fn augment_args(command: Command) -> Command {
@@ -381,7 +381,7 @@ Exit codes:
 
 /// The arguments of `run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Stay as the parent and ensure the models again at every interval, such as 5m
     #[arg(long, value_name = "INTERVAL", value_parser = parse_interval)]
     pub keep_warm: Option<Duration>,
@@ -419,7 +419,7 @@ Examples:
 
 /// The arguments of `hook`.
 #[derive(Debug, Args)]
-pub struct HookArgs {
+pub(crate) struct HookArgs {
     /// Where it goes.
     #[command(subcommand)]
     pub place: HookPlace,
@@ -427,7 +427,7 @@ pub struct HookArgs {
 
 /// Where a hook goes.
 #[derive(Debug, Subcommand)]
-pub enum HookPlace {
+pub(crate) enum HookPlace {
     /// A function for bash
     Bash(WrapArgs),
     /// A function for zsh
@@ -450,7 +450,7 @@ not write, is left alone (exit code 78). To uninstall it, remove the file.";
 
 /// The arguments of `hook opencode`.
 #[derive(Debug, Args)]
-pub struct HookOpencodeArgs {
+pub(crate) struct HookOpencodeArgs {
     /// Install it into `.opencode/` of this project, for all who work on it
     #[arg(long)]
     pub project: bool,
@@ -462,7 +462,7 @@ pub struct HookOpencodeArgs {
 
 /// The arguments of `hook` for a shell.
 #[derive(Debug, Args)]
-pub struct WrapArgs {
+pub(crate) struct WrapArgs {
     /// Put the gate before this command; can be repeated
     #[arg(long = "wrap", value_name = "NAME", default_value = "opencode", value_parser = parse_command_name)]
     pub names: Vec<String>,
@@ -487,7 +487,7 @@ Examples:
 
 /// The arguments of `completions`.
 #[derive(Debug, Args)]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_name = "SHELL", value_enum, required_unless_present = "models")]
     pub shell: Option<Shell>,

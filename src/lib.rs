@@ -9,11 +9,11 @@
 //! main  ->  commands  ->  resolve  ->  gate  ->  backend  ->  sys  ->  pure
 //! ```
 //!
-//! - [`cli`]: what can be typed; made from the table in `pure::config::options`. Read by `main` and
+//! - `cli`: what can be typed; made from the table in `pure::config::options`. Read by
 //!   `commands` alone.
-//! - [`commands`]: one file each; a typed request becomes a call of the gate, and its
-//!   outcome becomes text or JSON. Two are shared: `resolve` (words to models on servers) and
-//!   `gated` (one call of the gate).
+//! - `commands`: one file each; a typed request becomes a call of the gate, and its
+//!   outcome becomes text or JSON.
+//! - `resolve`: words to models on servers. It asks no server.
 //! - [`gate`]: the one place where order matters: observe, decide, lead or wait, repair, load,
 //!   verify.
 //! - [`backend`]: what the gate asks of a server, for each program that serves models.
@@ -34,11 +34,21 @@
 //!   at once, what our own load brought up under a wrong name.
 
 pub mod backend;
-pub mod cli;
-pub mod commands;
+mod cli;
+mod commands;
 pub mod gate;
 pub mod pure;
 #[cfg(test)]
 mod readme;
 mod resolve;
 pub mod sys;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Parses the command line, runs its command, and returns how the process ends.
+pub fn main() -> ExitCode {
+    let started = Instant::now();
+    let cli = cli::parse().unwrap_or_else(|error| error.exit());
+    ExitCode::from(commands::run(cli, started).number())
+}

@@ -1,12 +1,7 @@
-//! Parse, run, exit.
+//! The binary: everything is in the library, which the tests and benchmarks share.
 
 use std::process::ExitCode;
-use std::time::Instant;
-
-use lmswarm::{cli, commands};
 
 fn main() -> ExitCode {
-    let started = Instant::now();
-    let cli = cli::parse().unwrap_or_else(|error| error.exit());
-    ExitCode::from(commands::run(cli, started).number())
+    lmswarm::main()
 }

@@ -22,7 +22,7 @@ use crate::sys::settings::{self, Settings};
 use error::CommandError;
 
 /// Runs the command of a process that began at `started`.
-pub fn run(cli: Cli, started: Instant) -> ExitCode {
+pub(crate) fn run(cli: Cli, started: Instant) -> ExitCode {
     let console = match cli.command.output() {
         Some(OutputArgs { quiet, color, .. }) => Console::new(*quiet, *color),
         None => Console::default(),

@@ -525,7 +525,7 @@ impl Kind {
             },
             Self::AutoOrInteger(..) if text == "auto" => Ok(Value::Auto),
             Self::Integer(least, most) | Self::AutoOrInteger(least, most) => {
-                // `+5` parses as a number, but nobody means it.
+                // `+5` parses as a number, and is no way to write one.
                 match text.parse::<u64>() {
                     Ok(number) if (least..=most).contains(&number) && !text.starts_with('+') => {
                         Ok(Value::Integer(number))
