@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tracing::level_filters::LevelFilter;
@@ -14,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::pure::text::printable;
-use crate::sys::private::no_follow;
+use crate::sys::private::{make_folder, no_follow};
 
 /// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
 pub fn start(verbose: u8, file: Option<PathBuf>) {
@@ -86,23 +86,30 @@ impl LazyFile {
     }
 
     fn open(&self) -> Option<&Mutex<File>> {
-        self.file
-            .get_or_init(|| {
-                let mut options = OpenOptions::new();
-                options.create(true).append(true);
-                no_follow(&mut options);
-                match options.open(self.path.as_ref()) {
-                    Ok(file) => Some(Mutex::new(file)),
-                    Err(error) => {
-                        crate::sys::output::warn_early(&format!(
-                            "cannot write the log file {}: {error}",
-                            self.path.display()
-                        ));
-                        None
-                    }
-                }
-            })
-            .as_ref()
+        let open = || match open(&self.path) {
+            Ok(file) => Some(Mutex::new(file)),
+            Err(error) => {
+                let shown = self.path.display();
+                crate::sys::output::warn_early(&format!("cannot write the log file {shown}: {error}"));
+                None
+            }
+        };
+        self.file.get_or_init(open).as_ref()
+    }
+}
+
+/// Opens a log file to add to it. It and the folders that are missing are made for this user
+/// alone.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    no_follow(&mut options);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), make_folder)?;
+            options.open(path)
+        }
+        opened => opened,
     }
 }
 
