@@ -120,8 +120,14 @@ pub async fn run(
                 tokio::select! {
                     biased;
                     () = child.gone() => break,
-                    () = shutdown.forced() => break child.kill().await,
-                    () = &mut grace => break child.kill().await,
+                    () = shutdown.forced() => {
+                        tracing::debug!("told to stop again: the child is killed at once");
+                        break child.kill().await;
+                    }
+                    () = &mut grace => {
+                        tracing::debug!("the child did not stop when it was asked to: it is killed");
+                        break child.kill().await;
+                    }
                     Some(piece) = stdout.read() => on_output(piece),
                     Some(_) = stderr.read() => {}
                 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 #[cfg(target_os = "linux")]
 use crate::support::until;
-use crate::support::{LLAMA, Machine, QWEN};
+use crate::support::{LLAMA, Machine, QWEN, with_growing_limit};
 
 #[cfg(unix)]
 #[test]
@@ -46,15 +46,22 @@ fn a_signal_ends_a_waiter_and_nobody_else() {
 
 #[test]
 fn a_call_ends_when_its_time_is_over_and_cancels_its_load() {
-    let machine = Machine::with(json!({ "holdLoads": true }));
-    let report = machine.ensure(&[LLAMA, QWEN, "--timeout", "500ms"]).expect(75).says("--timeout 500 ms").json();
-    assert_eq!(report["models"][0]["category"], "deadline");
-    assert_eq!(
-        (&report["models"][1]["category"], &report["models"][1]["action"]),
-        (&json!("deadline"), &json!("skipped"))
-    );
-    machine.wait_for_event("load-cancelled");
-    assert_eq!(machine.loads(QWEN), 0);
+    with_growing_limit(|ms| {
+        let machine = Machine::with(json!({ "holdLoads": true }));
+        let report =
+            machine.ensure(&[LLAMA, QWEN, "--timeout", &format!("{ms}ms")]).expect(75).says("--timeout").json();
+        assert_eq!(report["models"][0]["category"], "deadline");
+        assert_eq!(
+            (&report["models"][1]["category"], &report["models"][1]["action"]),
+            (&json!("deadline"), &json!("skipped"))
+        );
+        assert_eq!(machine.loads(QWEN), 0);
+        let has_begun = machine.loads(LLAMA) == 1;
+        if has_begun {
+            machine.wait_for_event("load-cancelled");
+        }
+        has_begun
+    });
 }
 
 #[cfg(target_os = "linux")]
@@ -77,15 +84,14 @@ fn a_signal_during_a_first_look_that_takes_long_is_reported() {
 fn a_second_signal_ends_at_once() {
     let machine = Machine::with(json!({ "holdLoads": true }));
     machine.faults(json!([{ "on": "lms load", "kind": "ignore-sigint" }]));
-    let caller = machine.start(&[LLAMA]);
+    let caller = machine.start(&[LLAMA, "-vv"]);
     machine.wait_for_event("load-begin");
-    let started = std::time::Instant::now();
     // Two of a kind, sent in a row, could arrive as one.
     caller.signal(Signal::INT);
     caller.signal(Signal::TERM);
-    assert_eq!(caller.end().expect(130).model()["category"], "interrupted");
-    // After one signal, a deaf child has five seconds.
-    assert!(started.elapsed() < std::time::Duration::from_secs(4), "{:?}", started.elapsed());
+    let run = caller.end().expect(130);
+    // After one signal, a deaf child has five seconds, and another line says so.
+    assert_eq!(run.says("told to stop again: the child is killed at once").model()["category"], "interrupted");
 }
 
 #[cfg(target_os = "linux")]

@@ -127,19 +127,6 @@ fn a_call_without_a_home_works() {
     run(machine.command(&args).env_remove("HOME")).expect(0).json();
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_is_a_warning() {
-    let machine = Machine::new();
-    // Every write to /dev/full fails with "no space left", which is what a full disk says.
-    let state = machine.path("state");
-    std::fs::create_dir(&state).unwrap();
-    let slug = format!("http-localhost-{}", machine.rest_port);
-    std::fs::create_dir(state.join(format!("{slug}.json"))).unwrap();
-    let run = machine.ensure(&[LLAMA, "--state-dir", state.to_str().unwrap()]).expect(0);
-    run.says("the state directory cannot be written").json();
-}
-
 #[test]
 fn a_misspelt_variable_is_a_warning() {
     let machine = Machine::new();

@@ -112,8 +112,10 @@ fn a_failure_is_not_replayed_while_somebody_loads_the_model() {
     machine.ensure(&[LLAMA]).expect(5).json();
     machine.configure(json!({ "holdLoads": true }));
     let other = machine.start(&[LLAMA, "--state-dir", machine.path("other").to_str().unwrap()]);
-    machine.wait_for("a second load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() == 2);
+    machine.wait_for_loads(2);
+    let before = machine.requests().len();
     let caller = machine.start(&[LLAMA]);
+    machine.wait_for_requests(before, 2);
     machine.release();
     caller.end().expect(0).json();
     other.end().expect(0).json();

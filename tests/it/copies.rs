@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine, until};
+use crate::support::{LLAMA, Machine};
 
 #[test]
 fn an_idle_copy_makes_way_for_the_bare_key() {
@@ -78,10 +78,11 @@ fn a_copy_that_gets_to_work_while_another_is_unloaded_is_left_alone() {
     for copy in &copies {
         machine.control("load", json!({ "key": LLAMA, "identifier": copy }));
     }
-    machine.faults(json!([{ "on": "lms unload", "kind": "slow", "ms": 700 }]));
+    machine.faults(json!([{ "on": "lms unload", "kind": "hold" }]));
     let caller = machine.start(&[LLAMA]);
-    until("the first is being unloaded", || machine.lms_calls().iter().any(|it| it.starts_with("unload")));
+    machine.wait_for_event("fault");
     machine.control("busy", json!({ "identifier": copies[1], "busy": true }));
+    machine.unhold();
     caller.end().expect(6).says("is busy").json();
     assert_eq!(machine.resident(), [copies[1].clone()]);
 }

@@ -67,11 +67,12 @@ fn less_context_than_asked_for_is_a_warning_and_no_reason_to_reload_at_once() {
 fn too_little_context_by_somebody_elses_load_is_told() {
     let calls = ["reload", "fail"].map(|on_mismatch| {
         let machine = Machine::new();
-        machine.faults(json!([{ "on": "lms load", "kind": "slow", "ms": 3000, "times": 1 }]));
+        machine.faults(json!([{ "on": "lms load", "kind": "hold" }]));
         let caller = machine.start(&[LLAMA, "--context-length", "8192", "--on-mismatch", on_mismatch]);
         // It is about to load; somebody at the window is faster.
         machine.wait_for_event("fault");
         machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
+        machine.unhold();
         (machine, caller)
     });
     let [reloaded, failed] = calls.map(|(machine, caller)| {

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use crate::support::{GEMMA, LLAMA, Machine, Run, run};
+#[cfg(target_os = "linux")]
+use crate::{support::until, terminal::Terminal};
 
 /// What a stranger might put into any text: a title, a cleared screen, C1 controls, a reversed
 /// line, and a line that reads as one of ours.
@@ -24,33 +26,6 @@ pub fn tame(run: Run) -> Run {
     is_tame(&run.stderr);
     is_tame(&run.stdout);
     run
-}
-
-/// A terminal, as this command sees one, and what was written to it by the end.
-#[cfg(target_os = "linux")]
-pub fn on_a_terminal(mut command: std::process::Command, meanwhile: impl FnOnce()) -> (i32, String) {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    use std::io::Read;
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("a terminal of ours");
-    let name = ptsname(&terminal, Vec::new()).expect("its name").into_string().expect("UTF-8");
-    let line = std::fs::File::options().read(true).write(true).open(name).expect("the other end");
-    let mut child = command
-        .env("TERM", "xterm")
-        .stdout(line.try_clone().expect("a handle"))
-        .stderr(line)
-        .spawn()
-        .expect("it starts");
-    drop(command);
-    let reader = std::thread::spawn(move || {
-        let mut seen = Vec::new();
-        // The end of a terminal that nobody holds any more reads as an error.
-        let _ = std::fs::File::from(terminal).read_to_end(&mut seen);
-        String::from_utf8(seen).expect("UTF-8")
-    });
-    meanwhile();
-    let code = child.wait().expect("it ends").code().expect("a code");
-    (code, reader.join().expect("no panic"))
 }
 
 #[test]
@@ -219,13 +194,16 @@ fn a_terminal_gets_no_escapes_but_our_own() {
     let machine = Machine::with(json!({ "holdLoads": true, "catalogue": [{ "modelKey": key }] }));
     let leader = machine.start(&[&key, "--download"]);
     machine.wait_for_event("load-begin");
-    let (code, seen) = on_a_terminal(machine.command(&["ensure", &key, "-vv"]), || machine.release());
+    let terminal = Terminal::start(machine.command(&["ensure", &key, "-vv"]));
+    until("it waits", || terminal.shown().contains("busy with"));
+    machine.release();
+    let (code, seen) = terminal.end();
     assert_eq!((code, tame(leader.end()).code), (0, 0), "{seen}");
     assert!(seen.contains("busy with") && seen.contains("\\u{202e}boom"), "{seen:?}");
     machine.faults(json!([{ "on": "lms load", "kind": "fail", "stderr": format!("Error: {EVIL}") }]));
-    let (code, failed) = on_a_terminal(machine.command(&["ensure", LLAMA, "-vv"]), || {});
+    let (code, failed) = Terminal::start(machine.command(&["ensure", LLAMA, "-vv"])).end();
     assert!(code == 5 && failed.contains("boom"), "{failed:?}");
-    let (code, usage) = on_a_terminal(machine.command(&["ensure", "--ttl-seconds", EVIL]), || {});
+    let (code, usage) = Terminal::start(machine.command(&["ensure", "--ttl-seconds", EVIL])).end();
     assert!(code == 2 && usage.contains("boom"), "{usage:?}");
     for text in [seen, failed, usage] {
         for wild in [

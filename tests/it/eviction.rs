@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{GEMMA, LLAMA, Machine, QWEN, until};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN};
 
 const GIB: u64 = 1024 * 1024 * 1024;
 
@@ -116,10 +116,12 @@ fn no_room_is_made_and_nothing_loaded_for_a_model_that_has_come_up_meanwhile() {
     let machine = Machine::new();
     machine.preload(GEMMA);
     machine.control("used", json!({ "identifier": GEMMA, "lastUsedTime": 1 }));
-    machine.faults(json!([{ "on": "lms load --estimate-only", "kind": "slow", "ms": 700 }]));
+    machine.faults(json!([{ "on": "lms load --estimate-only", "kind": "hold" }]));
     let caller = machine.start(&[LLAMA, "--evict-on-pressure", "--ram-budget-mb", "9000"]);
-    until("it asks for an estimate", || machine.lms_calls().iter().any(|it| it.contains("--estimate-only")));
+    // It asks for an estimate; somebody at the window is faster.
+    machine.wait_for_event("fault");
     machine.preload(LLAMA);
+    machine.unhold();
     assert_eq!(caller.end().expect(0).model()["action"], "waited");
     assert_eq!(machine.resident(), [GEMMA, LLAMA]);
     assert!(!machine.lms_calls().iter().any(|it| it.contains("--identifier")), "{:?}", machine.lms_calls());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine};
+use crate::support::{LLAMA, Machine, until};
 
 #[cfg(unix)]
 #[test]
@@ -10,8 +10,10 @@ fn a_leader_that_is_killed_leaves_its_load_to_the_next() {
     let machine = Machine::with(json!({ "holdLoads": true }));
     for round in 1..=20 {
         let leader = machine.start(&[LLAMA]);
-        machine.wait_for("a load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() == round);
+        machine.wait_for_loads(round);
+        let before = machine.requests().len();
         let waiters = machine.start_many(3, &[LLAMA]);
+        machine.wait_for_requests(before, 2 * waiters.len());
         leader.signal(rustix::process::Signal::KILL);
         assert_eq!(leader.end().code, 137);
         machine.release();
@@ -28,12 +30,23 @@ fn a_leader_that_is_killed_leaves_its_load_to_the_next() {
 #[cfg(unix)]
 #[test]
 fn a_leader_killed_before_its_load_is_listed_leaves_it_to_the_next() {
-    let machine = Machine::with(json!({ "listLoadingAfterMs": 200, "loadMs": 600 }));
+    let machine = Machine::new();
     for round in 1..=4 {
+        machine.configure(json!({ "holdLoads": true, "listLoadingAfterMs": 60_000 }));
         let leader = machine.start(&[LLAMA]);
-        machine.wait_for("a load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() >= round);
-        let waiters = machine.start_many(3, &[LLAMA]);
+        machine.wait_for_loads(round);
         leader.signal(rustix::process::Signal::KILL);
+        assert_eq!(leader.end().code, 137);
+        let before = machine.requests().len();
+        let waiters = machine.start_many(3, &[LLAMA]);
+        machine.wait_for_requests(before, 2 * waiters.len());
+        // The next leader sees no load either: it tries and is refused, or it goes on looking.
+        until("the next leader acts", || {
+            let looks = machine.requests().len() - before;
+            machine.events("load-refused").len() == round || looks > 2 * (waiters.len() + 1)
+        });
+        machine.configure(json!({ "holdLoads": true }));
+        machine.release();
         for waiter in waiters {
             waiter.end().expect(0).json();
         }
@@ -51,7 +64,9 @@ fn a_waiter_does_not_need_a_leader_that_is_stopped() {
     let leader = machine.start(&[LLAMA]);
     machine.wait_for_event("load-begin");
     leader.signal(Signal::STOP);
+    let before = machine.requests().len();
     let waiter = machine.start(&[LLAMA]);
+    machine.wait_for_requests(before, 2);
     machine.release();
     assert_eq!(waiter.end().expect(0).model()["addressable"], true);
     leader.signal(Signal::CONT);

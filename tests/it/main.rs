@@ -71,6 +71,8 @@ mod simulator;
 mod state_dir;
 mod still_loading;
 mod support;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod token;
 mod usage;
 mod verdict_cache;

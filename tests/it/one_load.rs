@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::{LEADERS_REQUESTS, all_have_looked, all_models, most_requests};
-use crate::support::{GEMMA, LLAMA, Machine, QWEN, Running};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN, Running, until};
 
 const KEYS: [&str; 5] = [QWEN, GEMMA, "gemma-3-4b-it", LLAMA, "text-embedding-nomic-embed-text-v1.5"];
 
@@ -73,12 +73,18 @@ fn two_users_that_share_no_lock_share_the_instance() {
 
 #[test]
 fn callers_without_a_common_lock_agree_though_a_load_is_listed_late() {
-    let machine = Machine::with(json!({ "listLoadingAfterMs": 200, "loadMs": 600 }));
+    let machine = Machine::with(json!({ "listLoadingAfterMs": 200, "holdLoads": true }));
+    machine.faults(json!([{ "on": "lms load", "kind": "hold" }]));
     let callers: Vec<_> = (0..4)
         .map(|number| machine.start(&[LLAMA, "--state-dir", machine.path(&format!("s{number}")).to_str().unwrap()]))
         .collect();
+    // All of them have seen nothing and are about to load.
+    until("four loads", || machine.events("fault").len() == callers.len());
+    machine.unhold();
+    until("three refusals", || machine.events("load-refused").len() == callers.len() - 1);
+    machine.release();
     for caller in callers {
         caller.end().expect(0).json();
     }
-    assert_eq!(machine.resident(), [LLAMA]);
+    assert_eq!((machine.resident(), machine.loads(LLAMA)), (vec![LLAMA.to_owned()], 1));
 }

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use crate::support::{LLAMA, Machine, run};
+#[cfg(target_os = "linux")]
+use crate::{support::until, terminal::Terminal};
 
 #[test]
 fn without_a_terminal_a_slow_call_says_when_it_begins_and_ends() {
@@ -19,16 +21,16 @@ fn without_a_terminal_a_slow_call_says_when_it_begins_and_ends() {
 #[cfg(target_os = "linux")]
 #[test]
 fn on_a_terminal_a_moving_line_shows_percent_and_the_usual_time_and_then_goes_away() {
-    let machine = Machine::with(json!({ "loadMs": 700 }));
+    let machine = Machine::new();
     machine.run(&["ensure", LLAMA]).expect(0);
     machine.control("evict", json!({ "identifier": LLAMA }));
-    let line = format!("{} ensure {LLAMA}", env!("CARGO_BIN_EXE_lmswarm"));
-    let mut command = std::process::Command::new("/usr/bin/script");
-    command.args(["-qefc", &line, "/dev/null"]).env_clear().stdin(std::process::Stdio::null());
-    command.envs(machine.environment()).env("TERM", "xterm").env("SHELL", "/bin/sh");
-    let shown = run(&mut command).expect(0).stdout;
+    machine.configure(json!({ "holdLoads": true }));
+    let terminal = Terminal::start(machine.command(&["ensure", LLAMA]));
+    until("how far it is", || terminal.shown().contains(" % "));
+    machine.release();
+    let (code, shown) = terminal.end();
+    assert_eq!(code, 0, "{shown:?}");
     assert!(shown.contains(&format!("loading `{LLAMA}` (usually ")), "{shown:?}");
-    assert!(shown.contains(" % "), "{shown:?}");
     let last = shown.rsplit("\u{1b}[2K").next().unwrap();
     assert!(last.starts_with(&format!("lmswarm: `{LLAMA}` is loaded after ")), "{shown:?}");
 }

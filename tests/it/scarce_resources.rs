@@ -43,7 +43,7 @@ fn without_threads_a_terminal_shows_what_is_going_on() {
     let machine = Machine::new();
     let mut command = machine.command(&["ensure", LLAMA]);
     command.env("RUST_MIN_STACK", "1000000000000000");
-    let (code, seen) = crate::escaping::on_a_terminal(command, || {});
+    let (code, seen) = crate::terminal::Terminal::start(command).end();
     assert_eq!(code, 0, "{seen}");
     assert!(seen.contains("loading `llama-3.2-1b-instruct`"), "{seen}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine, free_port};
+use crate::support::{LLAMA, Machine, free_port, with_growing_limit};
 
 #[test]
 fn a_server_that_is_off_is_started_on_the_port_of_the_base_url() {
@@ -42,7 +42,8 @@ fn a_running_server_is_not_moved_because_it_is_slow_to_greet() {
     let machine = Machine::new();
     machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "slow", "ms": 900 }]));
     let url = format!("http://127.0.0.1:{}/v1", crate::support::free_port());
-    machine.ensure(&[LLAMA, "--base-url", &url]).expect(3).says("runs on port").json();
+    let patient = ["--probe-timeout-ms", "30000"];
+    machine.ensure(&[&[LLAMA, "--base-url", &url], &patient[..]].concat()).expect(3).says("runs on port").json();
     machine.faults(json!([{ "on": "GET /lmstudio-greeting", "kind": "hang" }]));
     machine.ensure(&[LLAMA, "--base-url", &url, "--probe-timeout-ms", "300"]).expect(75).json();
     assert_eq!(machine.events("rest-stop").len(), 0);
@@ -118,7 +119,10 @@ fn launch_app_fallback_can_be_switched_off() {
 fn a_server_that_says_it_started_but_does_not_answer_is_down() {
     let machine = Machine::with_server_off();
     machine.faults(json!([{ "on": "lms server start", "kind": "ghost" }]));
-    machine.ensure(&[LLAMA, "--server-start-timeout-ms", "700"]).expect(3).says("nothing answered within");
+    with_growing_limit(|ms| {
+        let run = machine.ensure(&[LLAMA, "--fresh", "--server-start-timeout-ms", ms]).expect(3);
+        run.stderr.contains("nothing answered within")
+    });
 }
 
 #[test]
@@ -138,8 +142,10 @@ fn an_application_that_never_comes_up_ends_within_the_limit() {
     machine.install_app();
     machine.configure(json!({ "neverStarts": true }));
     machine.faults(json!([{ "on": "lms server start", "kind": "fail", "stderr": "Error: Timed out" }]));
-    let run = machine.ensure(&[LLAMA, "--server-start-timeout-ms", "700"]).expect(3);
-    run.says("`lms daemon up` did not end within").model();
+    with_growing_limit(|ms| {
+        let run = machine.ensure(&[LLAMA, "--fresh", "--server-start-timeout-ms", ms]).expect(3);
+        run.stderr.contains("`lms daemon up` did not end within")
+    });
 }
 
 #[test]

@@ -31,12 +31,13 @@ fn a_model_that_another_load_evicted_is_loaded_again() {
     let machine = Machine::new();
     machine.ensure(&[LLAMA]).expect(0);
     // LM Studio drops one model while the other is loaded, once.
-    machine.faults(json!([{ "on": "load", "key": GEMMA, "kind": "slow", "ms": 600 }]));
+    machine.configure(json!({ "holdLoads": true }));
     let caller = machine.start(&[LLAMA, GEMMA]);
-    machine.wait_for("the second load", |record| {
-        record.iter().any(|it| it["event"] == "load-begin" && it["key"] == GEMMA)
-    });
+    machine.wait_until_held();
     machine.control("evict", json!({ "identifier": LLAMA }));
+    // The next load does not hold.
+    machine.configure(json!({}));
+    machine.release();
     caller.end().expect(0);
     assert_eq!(machine.resident(), [GEMMA, LLAMA]);
 }

@@ -67,10 +67,7 @@ const REST: &[Scene] = &[
         api-v1-unload.missing-field unexpected-endpoint chat chat.stream chat.unknown-model",
     ),
     (|it| it.configure(json!({ "ramBytes": 1000 })), "api-v1-load.guardrail chat.guardrail"),
-    (
-        |it| it.configure(json!({ "catalogue": [{ "modelKey": "acme/fresh" }], "downloadMs": 2000 })),
-        "api-v1-download api-v1-download-status.downloading",
-    ),
+    (fresh, "api-v1-download api-v1-download-status.downloading"),
     (downloaded, "api-v1-download-status.completed api-v1-download.already"),
     (only_llama, "v1-models.jit-off api-v0-models.jit-off chat.no-model"),
     (|it| it.configure(json!({ "token": "sk-lm-x" })), "auth.missing auth.wrong"),
@@ -263,7 +260,13 @@ fn two(machine: &Machine) {
     machine.control("load", json!({ "key": GEMMA, "identifier": "warm-a" }));
 }
 
+fn fresh(machine: &Machine) {
+    machine.configure(json!({ "catalogue": [{ "modelKey": "acme/fresh" }] }));
+    machine.faults(json!([{ "on": "download", "kind": "hold" }]));
+}
+
 fn downloaded(machine: &Machine) {
+    machine.unhold();
     until("a download", || http("GET", machine.rest_port, "/v1/models", &[], "").1.to_string().contains("acme/fresh"));
 }
 

@@ -181,3 +181,16 @@ fn a_state_directory_that_cannot_be_made_is_a_warning() {
     model.says("the state directory /proc/lmswarm cannot be used").json();
     assert_eq!(machine.loads(LLAMA), 1);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_state_file_that_cannot_be_written_is_a_warning() {
+    let machine = Machine::new();
+    // A folder stands where the file belongs, which stops root, too.
+    let state = machine.path("state");
+    std::fs::create_dir(&state).unwrap();
+    let slug = format!("http-localhost-{}", machine.rest_port);
+    std::fs::create_dir(state.join(format!("{slug}.json"))).unwrap();
+    let run = machine.ensure(&[LLAMA, "--state-dir", state.to_str().unwrap()]).expect(0);
+    run.says("the state directory cannot be written").json();
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine, TOKEN};
+use crate::support::{LLAMA, Machine, TOKEN, until, with_growing_limit};
 
 /// The machines on which a list shows an instance that is still loading like a ready one:
 /// `lms ps` must tell, or there is no `/api/v0`.
@@ -44,14 +44,17 @@ fn a_load_that_crashes_fails_everybody_even_where_no_list_tells() {
 
 #[test]
 fn a_load_that_hangs_is_not_taken_for_ready() {
-    let machines = machines_that_cannot_tell();
-    let calls = machines.each_ref().map(|machine| {
-        machine.faults(json!([{ "on": "load", "kind": "hang" }, { "on": "lms load", "kind": "ignore-sigint" }]));
-        machine.start(&[LLAMA, "--load-timeout-ms", "400"])
+    with_growing_limit(|ms| {
+        let machines = machines_that_cannot_tell();
+        let calls = machines.each_ref().map(|machine| {
+            machine.faults(json!([{ "on": "load", "kind": "hang" }, { "on": "lms load", "kind": "ignore-sigint" }]));
+            machine.start(&[LLAMA, "--load-timeout-ms", ms])
+        });
+        for call in calls {
+            assert_eq!(call.end().expect(5).model()["category"], "load-timeout");
+        }
+        machines.iter().all(|machine| machine.loads(LLAMA) == 1)
     });
-    for call in calls {
-        assert_eq!(call.end().expect(5).model()["category"], "load-timeout");
-    }
 }
 
 #[cfg(unix)]
@@ -84,7 +87,9 @@ fn a_leader_that_is_stopped_keeps_nobody_even_where_no_list_tells() {
         let leader = machine.start(&[LLAMA]);
         machine.wait_for_event("load-begin");
         leader.signal(Signal::STOP);
+        let before = machine.events("request").len();
         let waiter = machine.start(&[LLAMA]);
+        until("it looks", || machine.events("request").len() >= before + 2);
         machine.release();
         (leader, waiter)
     });
@@ -101,7 +106,7 @@ fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_te
         let machine = Machine::with(json!({ "restVersion": "v0", "holdLoads": true }));
         machine.control("load", json!({ "key": LLAMA, "takesTime": true }));
         machine.faults(json!([{ "on": "GET /api/v0/models", "kind": kind, "times": 1 }]));
-        let caller = machine.start(&[LLAMA, "--probe-timeout-ms", "1000"]);
+        let caller = machine.start(&[LLAMA, "--probe-timeout-ms", "3000"]);
         machine.wait_for("a look after the fault", |record| {
             let asked = record.iter().filter(|it| it["path"] == "/api/v0/models" && it["status"] == 200);
             asked.count() >= 2

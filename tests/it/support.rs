@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -103,8 +103,25 @@ fn example(name: &str) -> PathBuf {
         .expect("the binary is in a folder")
         .join("examples")
         .join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is missing; run `cargo build --examples`", path.display());
+    // `cargo test --test it` builds no examples.
+    let built = path.metadata().and_then(|it| it.modified()).ok();
+    let is_new = built.is_some_and(|built| built >= *newest_source());
+    assert!(is_new, "{} is missing or older than its source; run `cargo build --examples`", path.display());
     path
+}
+
+/// When the simulator's source was changed last.
+fn newest_source() -> &'static SystemTime {
+    static NEWEST: OnceLock<SystemTime> = OnceLock::new();
+    fn newest(folder: &Path) -> SystemTime {
+        let entries = folder.read_dir().expect("the simulator's source").map(|entry| entry.expect("an entry").path());
+        let times = entries.map(|path| match path.metadata().expect("a file") {
+            found if found.is_dir() => newest(&path),
+            found => found.modified().expect("a time"),
+        });
+        times.max().expect("not empty")
+    }
+    NEWEST.get_or_init(|| newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulator")))
 }
 
 impl Machine {
@@ -250,6 +267,11 @@ impl Machine {
         (0..count).map(|_| self.start(args)).collect()
     }
 
+    /// Lets everything go on that a fault of the kind `hold` keeps.
+    pub fn unhold(&self) {
+        self.faults(json!([]));
+    }
+
     /// Drives the simulator as a person at its window would.
     pub fn control(&self, verb: &str, body: Value) -> Value {
         let (status, answer) = http("POST", self.api_port, &format!("/control/{verb}"), &[], &body.to_string());
@@ -324,12 +346,28 @@ impl Machine {
         until(what, || seen(&self.record()));
     }
 
-    /// Waits for a load that holds half-way, and lets it go on.
-    pub fn release(&self) {
+    /// Waits until so many loads have begun.
+    pub fn wait_for_loads(&self, count: usize) {
+        until("a load", || self.events("load-begin").len() == count);
+    }
+
+    /// Waits until so many more requests have come than there were, which is how a caller that
+    /// looks shows itself. A look is two requests.
+    pub fn wait_for_requests(&self, before: usize, more: usize) {
+        until("a look", || self.requests().len() >= before + more);
+    }
+
+    /// Waits for a load that holds half-way.
+    pub fn wait_until_held(&self) {
         until("a load that holds", || {
             let loads = self.state()["loads"].clone();
             loads.as_array().is_some_and(|loads| loads.iter().any(|it| it["held"] == true))
         });
+    }
+
+    /// Waits for a load that holds half-way, and lets it go on.
+    pub fn release(&self) {
+        self.wait_until_held();
         self.control("release", json!({}));
     }
 
@@ -445,6 +483,13 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(started.elapsed() < CAP, "never came: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Tries with a limit in ms that grows, until what it limits had begun before it was over: how
+/// long the start of a program takes is up to the machine.
+#[track_caller]
+pub fn with_growing_limit(attempt: impl FnMut(&str) -> bool) {
+    assert!(["500", "2000", "8000", "30000"].into_iter().any(attempt), "no limit is long enough");
 }
 
 /// A port that was free a moment ago.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::{LEADERS_REQUESTS, all_models, most_requests};
-use crate::support::{LLAMA, Machine, QWEN, until};
+use crate::support::{LLAMA, Machine, QWEN, TOKEN, until};
 
 #[test]
 fn a_load_somebody_else_began_is_waited_for() {
@@ -42,8 +42,7 @@ fn a_waiter_looks_once_before_and_once_after_its_wait() {
 
 #[test]
 fn waiters_that_only_lms_can_tell_share_the_leaders_word() {
-    let token = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
-    let machine = Machine::with(json!({ "token": token, "holdLoads": true, "loadMs": 2000 }));
+    let machine = Machine::with(json!({ "token": TOKEN, "holdLoads": true }));
     let callers = machine.start_many(20, &[LLAMA]);
     let lists = || machine.events("lms-exit").iter().filter(|it| it["argv"] == json!(["ps", "--json"])).count();
     // One for each first look, and one for the leader's second.

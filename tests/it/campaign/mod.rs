@@ -1,7 +1,7 @@
 //! The fault campaign: many callers at once, on a machine where everything goes wrong at random moments, and what must
 //! be so all the same.
 //!
-//! The test suite plays a few rounds. LoadMethod hand, for an hour, or one round alone:
+//! The test suite plays a few rounds. By hand, for an hour, or one round alone:
 //!
 //! ```text
 //! LMSWARM_CAMPAIGN_SEED=7 LMSWARM_CAMPAIGN_SECONDS=3600 cargo test --test it campaign:: -- --nocapture
@@ -60,7 +60,9 @@ fn whatever_goes_wrong_what_must_be_so_is_so() {
 fn every_fault_of_the_simulator_is_injected() {
     let source = include_str!("../../simulator/common/settings.rs");
     let kinds = source.split_once("pub enum Kind {").and_then(|(_, rest)| rest.split_once('}')).expect("the kinds").0;
-    let kinds: Vec<String> = kinds.split(',').map(|it| kebab(it.trim())).filter(|it| !it.is_empty()).collect();
+    // What holds goes on when a test says so, and here no test does.
+    let is_injected = |it: &String| !it.is_empty() && it != "hold";
+    let kinds: Vec<String> = kinds.split(',').map(|it| kebab(it.trim())).filter(is_injected).collect();
     assert_eq!(kinds, plan::FAULTS.map(|(kind, _)| kind.to_owned()));
     let mut injected: Vec<String> = Vec::new();
     for seed in 0..1000 {

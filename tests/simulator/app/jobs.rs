@@ -2,7 +2,7 @@
 //!
 //! The list of jobs is all the state it has; what is downloaded is in the files.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -15,8 +15,21 @@ use crate::engine::{App, By};
 use crate::native::{missing_field, v1_error};
 use crate::reply;
 
-/// The downloads asked for by REST: id, model's size, beginning, end.
-static JOBS: Mutex<Vec<(String, u64, u64, u64)>> = Mutex::new(Vec::new());
+/// A download asked for by REST.
+struct Job {
+    id: String,
+    size: u64,
+    began: u64,
+    /// How long it should take.
+    takes: u64,
+    ended: Option<u64>,
+}
+
+static JOBS: Mutex<Vec<Job>> = Mutex::new(Vec::new());
+
+fn jobs() -> MutexGuard<'static, Vec<Job>> {
+    JOBS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// `POST /api/v1/models/download`
 pub fn v1_download(app: &Arc<App>, body: &Value) -> Response {
@@ -38,11 +51,15 @@ pub fn v1_download(app: &Arc<App>, body: &Value) -> Response {
         Ok((_, true)) => reply::json(&json!({ "status": "already_downloaded" })),
         Ok((model, false)) => {
             let (now, id) = (now_ms(), format!("job_{:010x}", now_ms() + app.next_serial()));
-            let end = now + app.config().download_ms;
             let size = model.head.size_bytes;
-            JOBS.lock().unwrap_or_else(PoisonError::into_inner).push((id.clone(), size, now, end));
-            let (app, name) = (Arc::clone(app), name.to_owned());
-            tokio::spawn(async move { catalogue::download(&app, &model, &name, By::Rest).await });
+            jobs().push(Job { id: id.clone(), size, began: now, takes: app.config().download_ms, ended: None });
+            let (app, name, own) = (Arc::clone(app), name.to_owned(), id.clone());
+            tokio::spawn(async move {
+                catalogue::download(&app, &model, &name, By::Rest).await;
+                if let Some(job) = jobs().iter_mut().find(|job| job.id == own) {
+                    job.ended = Some(now_ms());
+                }
+            });
             let started_at = iso(now);
             reply::json(&Begun { job_id: &id, status: "downloading", total_size_bytes: size, started_at })
         }
@@ -65,20 +82,20 @@ pub fn v1_download_status(job: &str) -> Response {
         #[serde(skip_serializing_if = "Option::is_none")]
         completed_at: Option<String>,
     }
-    let jobs = JOBS.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some((_, size, began, end)) = jobs.iter().find(|(id, ..)| id == job) else {
+    let jobs = jobs();
+    let Some(Job { size, began, takes, ended, .. }) = jobs.iter().find(|it| it.id == job) else {
         return v1_error(StatusCode::NOT_FOUND, "job_not_found", &format!("Job \"{job}\" not found"));
     };
-    let (now, total) = (now_ms(), (end - began).max(1));
-    let done = now >= *end;
+    let total = (*takes).max(1);
+    let so_far = size / total * now_ms().saturating_sub(*began);
     reply::json(&Progress {
         job_id: job,
-        status: if done { "completed" } else { "downloading" },
+        status: if ended.is_some() { "completed" } else { "downloading" },
         total_size_bytes: *size,
-        downloaded_bytes: if done { *size } else { size / total * (now - began) },
-        bytes_per_second: (!done).then(|| size.saturating_mul(1000) / total),
+        downloaded_bytes: if ended.is_some() { *size } else { so_far.min(*size) },
+        bytes_per_second: ended.is_none().then(|| size.saturating_mul(1000) / total),
         started_at: iso(*began),
-        completed_at: done.then(|| iso(*end)),
+        completed_at: ended.map(iso),
     })
 }
 

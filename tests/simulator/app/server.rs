@@ -181,7 +181,10 @@ async fn rest(app: Arc<App>, switch: Arc<RestSwitch>, request: Request) -> Respo
     };
     let target = format!("{} {}", call.method, call.path);
     let response = match app.store.fault(&app.record, &["rest", &target], None) {
-        Some(fault) => reply::spoiled(&fault, &call.method, &call.path, route(&app, &call)).await,
+        Some(fault) => {
+            app.store.held(&app.record, &fault).await;
+            reply::spoiled(&fault, &call.method, &call.path, route(&app, &call)).await
+        }
         None => route(&app, &call).await,
     };
     recorded.status = Some(response.status().as_u16());

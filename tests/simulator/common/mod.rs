@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use fs2::FileExt as _;
@@ -220,6 +220,14 @@ impl Store {
         let fault = if fault.times.is_some() { self.count_down(targets, key).ok()?? } else { fault.clone() };
         record.write("fault", serde_json::json!({ "on": fault.on, "kind": fault.kind }));
         Some(fault)
+    }
+
+    /// Waits, where `fault` holds, until the test has taken every such fault out of the file.
+    pub async fn held(&self, record: &Record, fault: &Fault) {
+        let is_same = |other: &Fault| other.kind == Kind::Hold && other.on == fault.on && other.key == fault.key;
+        while fault.kind == Kind::Hold && self.faults.get(record).iter().any(is_same) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Takes one strike off a counted fault. Several processes do this at once, so it is done under a lock, on the file

@@ -111,6 +111,7 @@ pub enum Kind {
     Ghost,
     Grandchild,
     Hang,
+    Hold,
     Html,
     Huge,
     IgnoreSigint,
