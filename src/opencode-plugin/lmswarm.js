@@ -2,23 +2,30 @@
 // model is loaded. If it cannot be, the request is not sent, and the reason is shown.
 //
 // Options, where the plugin is named in opencode's `plugin` list:
-//   providers  provider ids that are LM Studio            (["lmstudio"], or LMSWARM_PROVIDERS)
-//   eager      warm `model` and `small_model` at the start (true)
-//   command    the lmswarm program                         ("lmswarm")
+//   providers         provider ids that are LM Studio            (["lmstudio"], or LMSWARM_PROVIDERS)
+//   eager             warm `model` and `small_model` at the start (true)
+//   command           the lmswarm program                         ("lmswarm")
+//   silenceTimeoutMs  longest that lmswarm may say nothing         (600000)
 
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
-// A model key as `lmswarm ensure` wants it.
-const named = (key) => [`--key=${key}`]
-// A name as it may be shown: whoever chose it should not drive the terminal.
-const shown = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
-// Whether an address is on this machine; none is LM Studio's own.
-const isLocal = (url) => /^$|^https?:\/\/([^/?#@]+\.)?(localhost|127(\.\d+){3}|\[::1\])(:\d+)?([/?#]|$)/i.test(url ?? "")
+// Far more than `lmswarm` ever says: a line every two seconds while it waits, then its report.
+const MOST_OUTPUT = 8 * 1024 * 1024
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
-async function server({ client }, options = {}) {
-  const command = options?.command ?? "lmswarm"
+// A name as it may be shown: whoever chose it should not drive the terminal.
+const shown = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
+
+// Whether a request to this address stays on this machine. Without one it is LM Studio's own.
+const isLocal = (url) => {
+  if (!url) return true
+  const host = URL.canParse(url) ? new URL(url).hostname : ""
+  return /^((.+\.)?localhost|127(\.\d+){3}|\[::1\])$/.test(host)
+}
+
+async function server({ client, directory }, options) {
+  const { command = "lmswarm", eager = true, silenceTimeoutMs = 600_000 } = options ?? {}
   const providers = options?.providers ?? (process.env.LMSWARM_PROVIDERS || "lmstudio").split(",").map((it) => it.trim())
 
   // Both are a courtesy: neither may hold up a request, nor stop one.
@@ -28,48 +35,74 @@ async function server({ client }, options = {}) {
   const log = (level, message) =>
     quietly(() => client.app.log({ body: { service: "lmswarm", level, message } }))
 
-  // Runs `lmswarm ensure` and resolves to its report. The child is in a session of its own:
-  // it finishes its load when opencode ends, so that the next opencode need not start over.
-  const run = (key, url, token) =>
+  // Runs `lmswarm ensure` for what is called `name`, and resolves to its report. The child is in
+  // a session of its own: it finishes its load when opencode ends, so that the next opencode
+  // need not start over.
+  const run = (name, words, env) =>
     new Promise((resolve, reject) => {
-      // The gate shows the server the very token that the request will carry, or none.
-      const { LM_API_TOKEN: _, ...env } = process.env
-      if (token) env.LM_API_TOKEN = token
-      const args = ["ensure", ...named(key), "--json", "--color=never", "--progress-every=2s", "--api-token-env=LM_API_TOKEN"]
-      if (url) args.push("--base-url", url)
-      const child = spawn(command, args, { env, detached: true, windowsHide: true, stdio: ["ignore", "pipe", "pipe"] })
+      const args = ["ensure", "--json", "--color=never", "--progress-every=2s", ...words]
+      const stdio = ["ignore", "pipe", "pipe"]
+      const child = spawn(command, args, { cwd: directory, env, detached: true, windowsHide: true, stdio })
 
       let stdout = ""
       let stderr = ""
+      let length = 0
       let isSlow = false
-      const progress = () => {
-        const line = stderr.trim().split("\n").pop().replace(/^lmswarm: /, "")
-        if (isSlow && line) toast("info", line)
-      }
+      const lastLine = () => stderr.trim().split("\n").pop().replace(/^lmswarm: /, "")
+      const progress = () => { if (isSlow && lastLine()) toast("info", lastLine()) }
       const slow = setTimeout(() => { isSlow = true; progress() }, 1000)
-      child.stdout.setEncoding("utf8").on("data", (text) => { stdout += text })
-      child.stderr.setEncoding("utf8").on("data", (text) => { stderr += text; progress() })
-      child.on("error", (error) => {
+      const silence = setTimeout(() => giveUp(`said nothing for ${silenceTimeoutMs / 1000} s`), silenceTimeoutMs)
+
+      const end = (settle, value) => {
         clearTimeout(slow)
-        const why = error.code === "ENOENT" ? "was not found" : `cannot be run (${error.message})`
-        reject(new Error(`\`${command}\` ${why}, so nothing makes sure that \`${shown(key)}\` is loaded.\n`
-          + `hint: ${INSTALL}\nhint: or remove this plugin: ${fileURLToPath(import.meta.url)}`))
-      })
-      child.on("close", (code, signal) => {
-        clearTimeout(slow)
+        clearTimeout(silence)
+        // What it left behind may hold its pipes open.
+        child.stdout?.destroy()
+        child.stderr?.destroy()
+        settle(value)
+      }
+      const fail = (message) => end(reject, new Error(message))
+      const giveUp = (why) => {
+        child.kill("SIGKILL")
+        fail(`\`${command}\` ${why}, and was ended; its last words: ${shown(lastLine()) || "none"}\n`
+          + "hint: its limit of silence is the option silenceTimeoutMs of this plugin")
+      }
+      const hear = (text) => {
+        silence.refresh()
+        length += text.length
+        if (length > MOST_OUTPUT) giveUp(`said more than ${MOST_OUTPUT / 1024 / 1024} MiB`)
+      }
+      const read = () => {
         try {
           const report = JSON.parse(stdout)
           if (report.schema !== 1) throw new Error(`its report has schema ${report.schema}`)
-          if (isSlow && report.ok) toast("success", `\`${shown(key)}\` is ready`, 3000)
-          resolve(report)
+          if (!Array.isArray(report.models)) {
+            return fail(`\`${command}\` gave a report without \`models\`. This is an error in lmswarm; please report it.`)
+          }
+          if (isSlow && report.ok) toast("success", `\`${shown(name)}\` is ready`, 3000)
+          end(resolve, report)
         } catch (error) {
           const last = stderr.trim().split("\n")[0] || error.message
-          reject(new Error(code === 2 || code === 0
+          fail(child.exitCode === 2 || child.exitCode === 0
             ? `\`${command}\` is too old for this plugin, or the plugin for it: ${last}\n`
               + `hint: ${INSTALL}\nhint: then: lmswarm hook opencode`
-            : `\`${command}\` ended without a report (${signal ?? `exit code ${code}`}): ${last}`))
+            : `\`${command}\` ended without a report (${child.signalCode ?? `exit code ${child.exitCode}`}): ${last}`)
         }
+      }
+
+      child.on("error", (error) => {
+        const why = error.code === "ENOENT" ? "was not found" : `cannot be run (${error.message})`
+        const isShort = ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"].includes(error.code)
+        fail(`\`${command}\` ${why}, so nothing makes sure that \`${shown(name)}\` is loaded.\n`
+          + (isShort
+            ? "hint: this machine or opencode has too much open; close something, or start opencode anew"
+            : `hint: ${INSTALL}\nhint: or remove this plugin: ${fileURLToPath(import.meta.url)}`))
       })
+      // Where no process can be started there are no pipes either.
+      child.stdout?.setEncoding("utf8").on("data", (text) => { stdout += text; hear(text) })
+      child.stderr?.setEncoding("utf8").on("data", (text) => { stderr = (stderr + text).slice(-4096); hear(text); progress() })
+      child.on("close", read)
+      child.on("exit", () => setTimeout(read, 500))
     })
 
   // Overlapping calls for one model share one child: the title and the turn, or the turn and
@@ -77,19 +110,22 @@ async function server({ client }, options = {}) {
   const running = new Map()
   const ensure = (key, url, token) => {
     const id = JSON.stringify([key, url, token])
-    if (!running.has(id)) running.set(id, run(key, url, token).finally(() => running.delete(id)))
+    if (!running.has(id)) {
+      // The gate shows the server the very token that the request will carry, or none.
+      const { LM_API_TOKEN: _, ...env } = process.env
+      if (token) env.LM_API_TOKEN = token
+      const words = [`--key=${key}`, "--api-token-env=LM_API_TOKEN", ...(url ? [`--base-url=${url}`] : [])]
+      running.set(id, run(key, words, env).finally(() => running.delete(id)))
+    }
     return running.get(id)
   }
 
   const explain = ({ error, models }) => {
-    const failed = error ?? models.find((it) => !it.addressable) ?? {}
+    const failed = error ?? models.find((it) => !it?.addressable) ?? {}
     const near = failed.suggestions?.length ? `did you mean ${failed.suggestions.map(shown).join(" or ")}? ` : ""
     const hint = near + (failed.hint ?? "")
     return `lmswarm: ${failed.reason ?? "no reason given"}${hint && `\nhint: ${hint}`}`
   }
-
-  // opencode puts variables into an address when it sends the request, which is later.
-  const address = (url) => url?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
 
   return {
     async config(config) {
@@ -97,27 +133,34 @@ async function server({ client }, options = {}) {
       const [word] = process.argv.slice(2).filter((it) => !it.startsWith("-"))
       const isLooking = ["agent", "auth", "debug", "mcp", "models", "providers", "stats", "upgrade", "uninstall"].includes(word)
       const isOther = process.argv.some((it) => /^(-m|--model)(=|$)/.test(it))
-      if (options?.eager === false || isLooking || isOther) return
-      for (const pinned of [config.model, config.small_model]) {
+      if (!eager || isLooking || isOther) return
+      // Nothing is awaited. What is wrong is said when the model is really asked.
+      const quiet = (work) => work.catch((error) => log("warn", error.message))
+      const elsewhere = []
+      for (const [role, pinned] of [["main", config.model], ["small", config.small_model]]) {
         if (typeof pinned !== "string") continue
         const [id, ...rest] = pinned.split("/")
         const provider = config.provider?.[id]
         if (!providers.includes(id) || !provider) continue
-        const name = pinned === config.model ? rest.join("/").split("#")[0] : rest.join("/")
+        const name = role === "main" ? rest.join("/").split("#")[0] : rest.join("/")
         const model = provider.models?.[name]
-        const url = address(provider.options?.baseURL || model?.provider?.api || provider.api)
-        // A project may have chosen the address: elsewhere the token goes with a request alone.
-        if (provider.options?.apiKey && !isLocal(url)) continue
-        // Not awaited. What is wrong is said when the model is really asked.
-        ensure(model?.id ?? name, url, provider.options?.apiKey)
-          .catch((error) => log("warn", error.message))
+        const url = provider.options?.baseURL || model?.provider?.api || provider.api
+        // A variable goes nowhere before opencode itself would send it.
+        if (/\$\{/.test(url)) continue
+        if (isLocal(url)) quiet(ensure(model?.id ?? name, url, provider.options?.apiKey))
+        else elsewhere.push(role)
       }
+      // A project may have chosen that address, and what is in it. opencode does not tell;
+      // `lmswarm` knows whose file says so, and what may go there.
+      if (elsewhere.length) quiet(run(elsewhere.join(" and "), [...elsewhere, `--providers=${providers}`]))
     },
 
     async "chat.params"({ model, provider }) {
       if (!providers.includes(provider.id ?? model.providerID)) return
       const { baseURL, apiKey } = provider.options ?? {}
-      const report = await ensure(model.api.id, address(baseURL || model.api.url), apiKey ?? provider.key)
+      // opencode fills variables in when it sends the request, which is later.
+      const url = (baseURL || model.api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
+      const report = await ensure(model.api.id, url, apiKey ?? provider.key)
       if (!report.proceed) throw new Error(explain(report))
       if (!report.ok) {
         toast("warning", explain(report))

@@ -150,15 +150,28 @@ fn a_project_cannot_put_the_environment_into_an_address() {
     let machine = Machine::new();
     let folder = machine.path("work");
     std::fs::create_dir(&folder).unwrap();
-    let call = |url: &str| {
-        let provider: Value = json!({ "provider": { "lmstudio": { "options": { "baseURL": url } } } });
-        machine.write("work/opencode.json", &provider.to_string());
-        let mut command = machine.command(&["ensure", "--json", LLAMA]);
-        run(command.env_remove("LMSWARM_BASE_URL").env("LM_API_TOKEN", "hush-hush").current_dir(&folder))
+    let call_with = |provider: Value| {
+        machine.write("work/opencode.json", &json!({ "provider": { "lmstudio": provider } }).to_string());
+        let mut command = machine.command(&["ensure", "--json", &format!("lmstudio/{LLAMA}")]);
+        command.env_remove("LMSWARM_BASE_URL").env("LM_API_TOKEN", "hush-hush").env("OTHER_SECRET", "hush-hush");
+        run(command.current_dir(&folder))
     };
+    let call = |url: &str| call_with(json!({ "options": { "baseURL": url } }));
     machine.write(".secret", "hush-hush");
-    for reference in ["{env:LM_API_TOKEN}", "${LM_API_TOKEN}", "{file:~/.secret}"] {
-        let failed = call(&format!("http://llm.invalid/{reference}/v1")).expect(78).says("only this project names");
+    for reference in
+        ["{env:LM_API_TOKEN}", "${LM_API_TOKEN}", "{env:OTHER_SECRET}", "${OTHER_SECRET}", "{file:~/.secret}"]
+    {
+        let url = format!("http://llm.invalid/{reference}/v1");
+        for provider in [
+            json!({ "options": { "baseURL": url } }),
+            json!({ "api": url }),
+            json!({ "models": { LLAMA: { "provider": { "api": url } } } }),
+        ] {
+            let failed = call_with(provider).expect(78).says("only this project names");
+            assert!(!format!("{failed:?}").contains("hush"), "{failed:?}");
+        }
+        // Where it makes no address at all, it is not shown either.
+        let failed = call(reference).expect(78);
         assert!(!format!("{failed:?}").contains("hush"), "{failed:?}");
     }
     let failed = call("http://llm.invalid:1234/v1").expect(3);

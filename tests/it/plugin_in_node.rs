@@ -1,14 +1,70 @@
-//! The opencode plugin alone, driven by node in the place of opencode.
+//! The opencode plugin alone, driven in the place of opencode by node, and by the runtime that is
+//! inside of the real opencode.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Machine, TOKEN, run};
+use crate::support::{LLAMA, Machine, Run, TOKEN, run, until};
 
 /// Part of every token here, so that a piece of one is found, too.
 const PIECE: &str = "AbCdEf";
+
+/// What a driver begins with: the plugin, what it shows, and a provider at an address.
+const PRELUDE: &str = r#"
+    import plugin from "./plugin.mjs"
+    const shown = []
+    const show = (it) => { shown.push(it.body.message) }
+    const client = { tui: { showToast: show }, app: { log: show } }
+    const start = (options) => plugin.server({ client, directory: process.cwd() }, options)
+    const provider = (baseURL, apiKey) => ({ id: "lmstudio", options: { baseURL, apiKey }, models: {} })
+    const ask = async (hooks, key = "asked", url = "http://127.0.0.1:9/v1", apiKey) => {
+        try {
+            await hooks["chat.params"]({ model: { api: { id: key } }, provider: provider(url, apiKey) })
+            return "sent"
+        } catch (error) {
+            return error.message
+        }
+    }
+    const tell = (it) => console.log(JSON.stringify(it))
+"#;
+
+/// What can run the plugin here: node, and opencode as the Bun that it is.
+fn runtimes() -> Vec<(PathBuf, Option<&'static str>)> {
+    let node = Command::new("node").arg("--version").output().is_ok().then(|| (PathBuf::from("node"), None));
+    let bun = std::env::var_os("LMSWARM_TEST_OPENCODE").map(|path| (PathBuf::from(path), Some("BUN_BE_BUN")));
+    let found: Vec<_> = node.into_iter().chain(bun).collect();
+    if found.is_empty() {
+        eprintln!("skipped: neither node is installed, nor does LMSWARM_TEST_OPENCODE name an opencode");
+    }
+    found
+}
+
+/// A machine with the plugin and a driver of it in its home, and how to start that driver.
+fn stage(driver: &str) -> Vec<(Machine, Command)> {
+    let stage = |(program, variable): (PathBuf, Option<&str>)| {
+        let machine = Machine::bare();
+        machine.write("plugin.mjs", include_str!("../../src/opencode-plugin/lmswarm.js"));
+        machine.write("driver.mjs", &format!("{PRELUDE}{driver}"));
+        let mut command = Command::new(program);
+        command.arg(machine.path("driver.mjs")).current_dir(machine.home());
+        command.env("HOME", machine.home()).env("PATH", path_with(&machine));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        command.envs(variable.map(|name| (name, "1")));
+        (machine, command)
+    };
+    runtimes().into_iter().map(stage).collect()
+}
+
+/// What would change the outcome if whoever runs the tests had set it.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|it| ["LMSWARM_", "OPENCODE_", "XDG_", "LM_API_"].iter().any(|start| it.starts_with(start)))
+}
 
 /// The machine's own programs before those of whoever runs the tests.
 fn path_with(machine: &Machine) -> std::ffi::OsString {
@@ -16,34 +72,53 @@ fn path_with(machine: &Machine) -> std::ffi::OsString {
     std::env::join_paths(std::iter::once(machine.path("bin")).chain(std::env::split_paths(&path))).expect("a PATH")
 }
 
-/// Runs the plugin as opencode would, with a `lmswarm` that says how it was called.
-#[test]
-fn the_plugin_gives_it_by_the_environment_and_to_no_strange_host_before_a_request() {
-    if Command::new("node").arg("--version").output().is_err() {
-        return eprintln!("passed over: node is not installed");
-    }
-    let machine = Machine::bare();
-    machine.write("plugin.mjs", include_str!("../../src/opencode-plugin/lmswarm.js"));
-    let report = json!({ "schema": 1, "ok": false, "proceed": true, "error": null, "models": [{
-        "addressable": false, "reason": "no", "suggestions": ["x\u{1b}]0;owned\u{7}\u{202e}y"] }] });
+/// Puts a `lmswarm` in place that does this.
+fn fake(machine: &Machine, script: &str) {
+    machine.write("bin/lmswarm", &format!("#!/bin/sh\necho $$ >>\"$HOME/pids\"\n{script}\n"));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(machine.path("bin/lmswarm"), mode).expect("a file");
+}
+
+/// A `lmswarm` that says how it was called, and gives this report.
+fn fake_with_report(machine: &Machine, report: &Value) {
     machine.write("report", &report.to_string());
-    let script = "#!/bin/sh\necho \"$LM_API_TOKEN|$*\" >>\"$HOME/calls\"\n/bin/cat \"$HOME/report\"\n";
-    machine.write("bin/lmswarm", script);
-    fs::set_permissions(machine.path("bin/lmswarm"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fake(machine, "echo \"$LM_API_TOKEN|$*\" >>\"$HOME/calls\"\ncat \"$HOME/report\"");
+}
+
+fn ready() -> Value {
+    json!({ "schema": 1, "ok": true, "proceed": true, "error": null, "models": [{ "addressable": true }] })
+}
+
+/// What the driver told at its end.
+#[track_caller]
+fn told(command: &mut Command) -> Value {
+    let run: Run = run(command).expect(0);
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"))
+}
+
+fn is_alive(pid: &str) -> bool {
+    let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+#[test]
+fn before_a_request_a_key_goes_to_this_machine_alone_and_never_into_an_argument() {
     let driver = r#"
-        import plugin from "./plugin.mjs"
-        const shown = []
-        const client = { tui: { showToast: (it) => shown.push(it.body.message) }, app: { log: (it) => shown.push(it.body.message) } }
-        const hooks = await plugin.server({ client }, {})
-        const provider = (baseURL) => ({ id: "lmstudio", options: { baseURL, apiKey: process.env.KEY }, models: {} })
+        const hooks = await start({})
         for (const url of process.env.URLS.split(" "))
-            await hooks.config({ model: "lmstudio/eager", provider: { lmstudio: provider(url) } })
-        await hooks["chat.params"]({ model: { api: { id: "asked" } }, provider: provider("http://llm.example:1/v1") })
-        console.log(JSON.stringify(shown))
+            await hooks.config({ model: "lmstudio/eager", provider: { lmstudio: provider(url, process.env.KEY) } })
+        await ask(hooks, "asked", "http://llm.example:1/v1", process.env.KEY)
+        tell("done")
     "#;
-    machine.write("driver.mjs", driver);
-    let local = ["http://127.0.0.1:1/v1", "http://localhost:2/v1", "https://a.localhost/v1", "http://[::1]:3"];
-    let strange = [
+    let local = [
+        "http://127.0.0.1:1/v1",
+        "http://localhost:2/v1",
+        "https://a.localhost/v1",
+        "http://[::1]:3",
+        "HTTP://LocalHost:4/v1",
+        "http://127.1:5/v1",
+    ];
+    let elsewhere = [
         "http://llm.example:1/v1",
         "http://127.0.0.1.example/v1",
         "http://localhost@llm.example/v1",
@@ -51,18 +126,165 @@ fn the_plugin_gives_it_by_the_environment_and_to_no_strange_host_before_a_reques
         "http://llm.example?localhost",
         "http://localhost.example",
         "http://evillocalhost/v1",
+        // To a URL parser a backslash is a slash.
+        r"http://llm.example:1234\.localhost/v1",
+        r"http://llm.example\@127.0.0.1/v1",
+        "llm.example:1234",
     ];
-    let mut node = Command::new("node");
-    node.arg("driver.mjs").current_dir(machine.home()).env("HOME", machine.home()).env("PATH", path_with(&machine));
-    let run = run(node.env("KEY", TOKEN).env("URLS", [&local[..], &strange].concat().join(" "))).expect(0);
-    let calls = fs::read_to_string(machine.path("calls")).unwrap();
-    for call in calls.lines() {
-        let (token, argv) = call.split_once('|').expect("two parts");
-        assert!(token == TOKEN && !argv.contains(PIECE) && argv.contains("--base-url"), "{call}");
+    // opencode fills these in when it sends a request.
+    let variable =
+        ["http://127.0.0.1:6/${OTHER_SECRET}/v1", "http://llm.example/${OTHER_SECRET}/v1", "${OTHER_SECRET}"];
+    for (machine, mut command) in stage(driver) {
+        fake_with_report(&machine, &ready());
+        command.env("KEY", TOKEN).env("OTHER_SECRET", "hush-hush").env_remove("LM_API_TOKEN");
+        assert_eq!(told(command.env("URLS", [&local[..], &elsewhere, &variable].concat().join(" "))), "done");
+        // The warm-up is not waited for.
+        let calls = || fs::read_to_string(machine.path("calls")).unwrap_or_default();
+        until("all calls", || calls().lines().count() == local.len() + elsewhere.len() + 1);
+        let calls = calls();
+        assert!(!calls.contains("hush"), "{calls}");
+        for call in calls.lines() {
+            let (token, argv) = call.split_once('|').expect("two parts");
+            let names_address = argv.contains("--base-url");
+            assert!(!argv.contains(PIECE) && (token == TOKEN) == names_address, "{call}");
+            // Where a project may have chosen the address, `lmswarm` finds out who did.
+            assert!(names_address || argv.ends_with(" main --providers=lmstudio"), "{call}");
+        }
+        let eager = |url: &str| calls.lines().any(|it| it.contains("--key=eager") && it.ends_with(&format!("={url}")));
+        assert!(local.iter().all(|url| eager(url)) && !elsewhere.iter().any(|url| eager(url)), "{calls}");
+        assert_eq!(calls.matches("--key=asked").count(), 1, "{calls}");
     }
-    let eager = |url: &str| calls.lines().any(|it| it.contains("--key=eager") && it.ends_with(&format!(" {url}")));
-    assert!(local.iter().all(|url| eager(url)) && !strange.iter().any(|url| eager(url)), "{calls}");
-    assert_eq!(calls.matches("--key=asked").count(), 1, "{calls}");
-    let shown: Vec<String> = serde_json::from_str(&run.stdout).expect("a list");
-    assert!(shown.iter().any(|it| it.contains("did you mean x\\u{1b}]0;owned\\u{7}\\u{202e}y?")), "{shown:?}");
+}
+
+#[test]
+fn what_a_project_puts_into_an_address_is_not_sent_before_a_request() {
+    // As opencode hands it over: `{env:OTHER_SECRET}` is replaced already.
+    let driver = r#"
+        const hooks = await start({})
+        const model = `lmstudio/${process.env.MODEL}`
+        await hooks.config({ model, provider: { lmstudio: provider(process.env.REPLACED) } })
+        tell("done")
+    "#;
+    for (machine, mut command) in stage(driver) {
+        let written = |secret: &str| format!("http://llm.example:1234/{secret}/v1");
+        let config = json!({
+            "model": format!("lmstudio/{LLAMA}"),
+            "provider": { "lmstudio": { "options": { "baseURL": written("{env:OTHER_SECRET}") } } },
+        });
+        machine.write("work/opencode.json", &config.to_string());
+        // A name that a proxy alone can resolve makes a request visible.
+        let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        let (program, said) = (env!("CARGO_BIN_EXE_lmswarm"), machine.path("said").display().to_string());
+        fake(&machine, &format!("{program} \"$@\" >\"{said}.new\"; mv \"{said}.new\" \"{said}\""));
+        command.current_dir(machine.path("work")).env("http_proxy", url).env("OTHER_SECRET", "hush-hush");
+        command.env("MODEL", LLAMA).env("REPLACED", written("hush-hush"));
+        assert_eq!(told(&mut command), "done");
+        until("lmswarm has decided", || machine.path("said").exists());
+        let said = fs::read_to_string(machine.path("said")).unwrap();
+        assert!(said.contains("only this project names") && !said.contains("hush"), "{said}");
+        proxy.set_nonblocking(true).unwrap();
+        assert_eq!(proxy.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "nothing was sent");
+    }
+}
+
+#[test]
+fn a_lmswarm_that_cannot_be_started_is_an_error_and_no_crash() {
+    let driver = r#"
+        import { openSync, writeSync } from "node:fs"
+        const hooks = await start({})
+        const url = "http://127.0.0.1:9/v1"
+        // Loaded while there is room.
+        const first = await ask(hooks)
+        try { for (;;) openSync("/dev/null") } catch {}
+        await hooks.config({ model: "lmstudio/eager", provider: { lmstudio: provider(url) } })
+        writeSync(1, JSON.stringify([first, await ask(hooks)]))
+    "#;
+    for (machine, command) in stage(driver) {
+        fake_with_report(&machine, &ready());
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        limited.current_dir(machine.home());
+        limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let told = told(&mut limited);
+        assert_eq!(told[0], "sent");
+        let failed = told[1].as_str().unwrap();
+        assert!(
+            failed.starts_with("`lmswarm` cannot be run (")
+                && failed.contains("EMFILE")
+                && failed.contains("close something"),
+            "{failed}"
+        );
+    }
+}
+
+#[test]
+fn a_lmswarm_that_floods_is_ended() {
+    let driver = "tell(await ask(await start({})))";
+    for flood in ["yes", "yes >&2"] {
+        for (machine, mut command) in stage(driver) {
+            fake(&machine, &format!("exec {flood}"));
+            let told = told(&mut command);
+            assert!(told.as_str().unwrap().contains("said more than 8 MiB"), "{told}");
+            let pid = fs::read_to_string(machine.path("pids")).unwrap();
+            until("it is gone", || !is_alive(&pid));
+        }
+    }
+}
+
+#[test]
+fn a_lmswarm_that_says_nothing_for_too_long_is_ended() {
+    let driver = "tell(await ask(await start({ silenceTimeoutMs: 300 })))";
+    for (machine, mut command) in stage(driver) {
+        fake(&machine, "echo 'lmswarm: loading `asked`' >&2\nexec sleep 60");
+        let told = told(&mut command);
+        let told = told.as_str().unwrap();
+        assert!(told.contains("said nothing for 0.3 s") && told.contains("loading `asked`"), "{told}");
+        let pid = fs::read_to_string(machine.path("pids")).unwrap();
+        until("it is gone", || !is_alive(&pid));
+    }
+}
+
+#[test]
+fn what_lmswarm_leaves_behind_holds_no_request() {
+    let driver = "tell(await ask(await start({})))";
+    for (machine, mut command) in stage(driver) {
+        machine.write("report", &ready().to_string());
+        // As long as the test goes on, and not longer.
+        fake(&machine, "while [ -e \"$HOME/report\" ]; do sleep 0.1; done &\ncat \"$HOME/report\"");
+        assert_eq!(told(&mut command), "sent");
+    }
+}
+
+#[test]
+fn a_report_that_is_none_is_told_by_its_kind() {
+    let driver = "tell(await ask(await start({})))";
+    for (report, code, wanted) in [
+        (r#"{"schema":1,"ok":true,"proceed":true,"error":null}"#, 0, "gave a report without `models`"),
+        (r#"{"schema":1,"ok":false,"proceed":false,"error":null,"models":[null]}"#, 1, "no reason given"),
+        (r#"{"schema":2,"ok":true,"proceed":true,"models":[]}"#, 0, "is too old for this plugin, or the plugin for it"),
+        ("null", 1, "ended without a report (exit code 1)"),
+        ("", 3, "ended without a report (exit code 3)"),
+        ("error: unexpected argument '--json'", 2, "is too old for this plugin"),
+    ] {
+        for (machine, mut command) in stage(driver) {
+            machine.write("report", report);
+            fake(&machine, &format!("cat \"$HOME/report\"; exit {code}"));
+            let told = told(&mut command);
+            assert!(told.as_str().unwrap().contains(wanted), "{report}: {told}");
+        }
+    }
+}
+
+#[test]
+fn what_could_drive_a_terminal_is_shown_escaped() {
+    let driver = "await ask(await start({}))\ntell(shown)";
+    for (machine, mut command) in stage(driver) {
+        let failed = json!({ "addressable": false, "reason": "no", "suggestions": ["x\u{1b}]0;owned\u{7}\u{202e}y"] });
+        let report = json!({ "schema": 1, "ok": false, "proceed": true, "error": null, "models": [failed] });
+        fake_with_report(&machine, &report);
+        let shown = told(&mut command);
+        let shown = shown[0].as_str().unwrap();
+        assert!(shown.contains("did you mean x\\u{1b}]0;owned\\u{7}\\u{202e}y?"), "{shown}");
+    }
 }

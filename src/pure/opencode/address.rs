@@ -34,9 +34,16 @@ pub fn configured_address(
     let shown = literal.as_deref().unwrap_or("a text with references");
     let wrong = |why: &str| complaint(&format!("{}: baseURL", found.place()), shown, why);
     let resolved = with_variables(found.text, variable);
-    let base = BaseUrl::parse(&resolved).map_err(|why| wrong(&why.to_string()))?;
+    let is_as_written = literal.as_deref() == Some(resolved.as_str());
+    let base = BaseUrl::parse(&resolved).map_err(|why| {
+        if is_as_written {
+            return wrong(&why.to_string());
+        }
+        // What a reference stands for may be a secret.
+        wrong("is no address such as `http://127.0.0.1:1234/v1` once its references are replaced")
+    })?;
     let may_get_token = may_get_token(found.source.trust, &base, || user_names_host(sources, subject, &base));
-    if !may_get_token && literal.as_deref() != Some(resolved.as_str()) {
+    if !may_get_token && !is_as_written {
         return Err(wrong(
             "puts your environment or a file of yours into the address of a host that only this project names",
         ));
