@@ -236,7 +236,7 @@ pub(crate) struct OutputArgs {
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Log what is asked and answered (-vv for more)
+    /// Say what is read, asked, seen and decided, and why (-vv: with every detail and its time)
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
 

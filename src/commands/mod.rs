@@ -18,7 +18,7 @@ use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::output::{self, Console};
 use crate::sys::runtime;
-use crate::sys::settings::{self, Settings};
+use crate::sys::{log, settings};
 use error::CommandError;
 
 /// Runs the command of a process that began at `started`.
@@ -50,13 +50,17 @@ fn dispatch(command: Request, console: Console, started: Instant) -> Result<Exit
 
 /// Gathers the configuration, begins to log, and tells what is odd about it.
 fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
-    let Settings { config, warnings } =
-        settings::gather(args.config.as_deref(), args.options.0.clone()).map_err(CommandError::config)?;
-    crate::sys::log::start(args.output.verbose, config.log_file.clone());
-    for warning in &warnings {
+    let settings = settings::gather(args.config.as_deref(), args.options.0.clone()).map_err(CommandError::config)?;
+    log::start(args.output.verbose, settings.config.log_file.clone());
+    if log::explains() {
+        for line in settings.explain() {
+            tracing::debug!("{line}");
+        }
+    }
+    for warning in &settings.warnings {
         console.warning(warning);
     }
-    Ok(config)
+    Ok(settings.config)
 }
 
 /// Prints what a command was asked for. A part of it would be worse than nothing, so an output

@@ -196,7 +196,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn put_role_model(&self, resolved: &mut Resolved, model: &RoleModel) -> Result<(), ResolveError> {
-        tracing::info!(role = %model.role, reference = model.reference(), key = model.key(), note = model.note, "role");
+        tracing::debug!("{}", told(model));
         let (key, endpoint) = self.locate(model)?;
         if !self.roles().exists(model) {
             let (role, place, reference) = (&model.role, &model.place, model.reference());
@@ -215,6 +215,13 @@ impl<'a> Resolver<'a> {
         if servers.iter().any(is_there) {
             return;
         }
+        let token = if endpoint.token.is_some() { "with the token of" } else { "without a token; one could be in" };
+        tracing::debug!(
+            "`{key}` is asked of {} (from {}), {token} {}",
+            endpoint.base,
+            endpoint.origin,
+            endpoint.token_origin
+        );
         let place = servers.iter().map(|it| it.requests.len()).sum();
         let options = self.config.load_options(&key);
         let request = ModelRequest { requested, key, options };
@@ -227,4 +234,14 @@ impl<'a> Resolver<'a> {
             None => servers.push(ServerModels { endpoint, requests: vec![request], places: vec![place] }),
         }
     }
+}
+
+/// What a role came to, in a sentence.
+fn told(model: &RoleModel) -> String {
+    let sent = match &model.wire {
+        Some((key, place)) => format!(", sent as `{key}` ({place})"),
+        None => String::new(),
+    };
+    let note = model.note.as_ref().map_or(String::new(), |note| format!(": {note}"));
+    format!("{} is {} ({}){sent}{note}", model.role, model.reference(), model.place)
 }

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::{Answer, Reply};
-use crate::pure::text::excerpt;
+use crate::pure::text::{duration, excerpt};
 
 /// Most that is read of one answer. A list of a thousand models is about 1 MiB.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
@@ -125,11 +125,14 @@ impl Server {
             Ok(Err(error)) => Reply::Broken(excerpt(&innermost(&error), 200)),
             Err(_) => Reply::TimedOut,
         };
+        let url = || self.base.endpoint(path);
         match &reply {
             Reply::Answer(Answer { status, body, .. }) => {
-                tracing::debug!(%method, path, status, bytes = body.len(), "answer");
+                tracing::debug!("{method} {}: status {status}, {} bytes", url(), body.len());
             }
-            none => tracing::debug!(%method, path, ?none, "no answer"),
+            Reply::Refused => tracing::debug!("{method} {}: nothing listens there", url()),
+            Reply::Unreachable(why) | Reply::Broken(why) => tracing::debug!("{method} {}: no answer: {why}", url()),
+            Reply::TimedOut => tracing::debug!("{method} {}: no answer within {}", url(), duration(limit)),
         }
         reply
     }

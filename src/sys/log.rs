@@ -1,16 +1,25 @@
-//! The log: for people who look into lmswarm itself, on stderr with `-v` and in `logFile`.
-//! Users never need it to know what to do; messages for them go through `output`. Nothing in it
-//! is coloured, so that everything that could drive a terminal came from outside and is escaped.
+//! The log, on stderr and in `logFile`. Users never need it to know what to do; messages for
+//! them go through `output`. Nothing in it is coloured, so that everything that could drive a
+//! terminal came from outside and is escaped.
+//!
+//! There are two kinds of events. One that has a sentence and no fields is for people who want
+//! to know what lmswarm sees and why it decides as it does: `-v` shows these. One with fields is
+//! for people who look into lmswarm itself: `-vv` shows both kinds, with spans and their times.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::format::FmtSpan;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::fmt::format::{FmtSpan, FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{self as subscriber, FmtContext};
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::pure::text::printable;
@@ -18,33 +27,67 @@ use crate::sys::private::{make_folder, no_follow};
 
 /// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
 pub fn start(verbose: u8, file: Option<PathBuf>) {
-    let level = match verbose {
-        0 => LevelFilter::OFF,
-        1 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
     if verbose == 0 && file.is_none() {
         return;
     }
-    let to_stderr = (verbose > 0).then(|| {
-        tracing_subscriber::fmt::layer()
+    let for_people = (verbose == 1).then(|| {
+        subscriber::layer()
+            .event_format(Sentence { began: Instant::now() })
+            .with_writer(|| Escaped(io::stderr()))
+            .with_filter(Sentences)
+    });
+    let everything = (verbose > 1).then(|| {
+        subscriber::layer()
             .with_ansi(false)
             .with_writer(|| Escaped(io::stderr()))
             // How long each step took.
             .with_span_events(FmtSpan::CLOSE)
-            .with_filter(OwnEvents(level))
+            .with_filter(OwnEvents(LevelFilter::TRACE))
     });
     let to_file = file.map(|path| {
         // Warm calls log at debug, so that they write nothing here.
-        let level = LevelFilter::INFO.max(level);
+        let level = match verbose {
+            0 => LevelFilter::INFO,
+            1 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        };
         let file = LazyFile::new(path);
-        tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .with_writer(move || Escaped(file.clone()))
-            .with_filter(OwnEvents(level))
+        subscriber::layer().with_ansi(false).with_writer(move || Escaped(file.clone())).with_filter(OwnEvents(level))
     });
     // Fails only if logging was started before: `run --keep-warm` calls the gate many times.
-    let _ = tracing_subscriber::registry().with(to_stderr).with(to_file).try_init();
+    let _ = tracing_subscriber::registry().with(for_people).with(everything).with(to_file).try_init();
+}
+
+/// Whether the sentences for people go anywhere, where making one takes some work.
+pub fn explains() -> bool {
+    tracing::event_enabled!(tracing::Level::DEBUG)
+}
+
+/// Writes an event as people read it: since when the log is kept, and the sentence.
+struct Sentence {
+    began: Instant,
+}
+
+impl<S, N> FormatEvent<S, N> for Sentence
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "lmswarm: [{:.3} s] ", self.began.elapsed().as_secs_f64())?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// Lets through what is for people.
+struct Sentences;
+
+impl<S> Filter<S> for Sentences {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        let is_sentence = metadata.is_event() && metadata.fields().iter().all(|field| field.name() == "message");
+        is_sentence && *metadata.level() <= LevelFilter::DEBUG && is_own(metadata)
+    }
 }
 
 /// Takes one line at a time, and escapes what stands before its end.
@@ -66,10 +109,14 @@ impl<W: Write> Write for Escaped<W> {
 /// Lets our own events through, up to a level; libraries log headers, and with them tokens.
 struct OwnEvents(LevelFilter);
 
-impl<S> tracing_subscriber::layer::Filter<S> for OwnEvents {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: &tracing_subscriber::layer::Context<'_, S>) -> bool {
-        *metadata.level() <= self.0 && metadata.target().starts_with("lmswarm")
+impl<S> Filter<S> for OwnEvents {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        *metadata.level() <= self.0 && is_own(metadata)
     }
+}
+
+fn is_own(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("lmswarm")
 }
 
 /// Opens the file when the first line is written, so that a call with nothing to say

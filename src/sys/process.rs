@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::pure::text::duration;
 use crate::sys::shutdown::{Shutdown, Stop};
 
 /// How long a child that was asked to stop may take before it is killed.
@@ -36,6 +37,19 @@ pub enum Exit {
     Stopped(Stop),
     /// It could not be started.
     NotStarted(std::io::Error),
+}
+
+/// Reads on from the name of the child.
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "ended with exit code {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::LimitExpired => f.write_str("was ended: its time was over"),
+            Self::Stopped(_) => f.write_str("was ended: this call must end"),
+            Self::NotStarted(error) => write!(f, "could not be started: {error}"),
+        }
+    }
 }
 
 /// A child that has ended.
@@ -83,7 +97,7 @@ pub async fn run(
     lent: Option<File>,
     mut on_output: impl FnMut(&[u8]),
 ) -> Finished {
-    tracing::debug!(program = %program.display(), ?args, ?limit, "starting a child");
+    tracing::debug!("running `{} {}`, for {} at most", program.display(), args.join(" "), duration(limit));
     // The lock stays with this process there: a locked file cannot be lent, and not be read.
     #[cfg(not(unix))]
     let (_kept, lent) = (lent, None);
@@ -141,7 +155,7 @@ pub async fn run(
         on_output(piece);
     }
     while let Ok(Some(_)) = timeout_at(until, stderr.read()).await {}
-    tracing::debug!(?exit, "the child ended");
+    tracing::debug!("`{}` {exit}", program.display());
     Finished { exit, stdout: stdout.kept, stderr: stderr.kept }
 }
 

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, complaint};
+use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, Value, complaint};
 use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
-use crate::pure::text::similar;
+use crate::pure::text::{similar, without_secrets};
 use crate::sys::{files, paths};
 
 /// The configuration and what to tell the user about it.
@@ -15,6 +15,25 @@ pub struct Settings {
     pub config: Config,
     /// Notes about unknown keys and the like.
     pub warnings: Vec<String>,
+    values: Layer,
+    file: Result<PathBuf, Vec<PathBuf>>,
+}
+
+impl Settings {
+    /// Says which file was read, and where each value that is not a default came from.
+    pub fn explain(&self) -> Vec<String> {
+        let file = match &self.file {
+            Ok(path) => format!("configuration file: {}", path.display()),
+            Err(looked_for) => {
+                let paths: Vec<String> = looked_for.iter().map(|path| path.display().to_string()).collect();
+                format!("no configuration file; looked for {}", paths.join(", "))
+            }
+        };
+        let value = |(key, value, origin): (&str, &Value, &Origin)| {
+            format!("{key} is {} ({origin})", without_secrets(&value.to_string()))
+        };
+        std::iter::once(file).chain(self.values.iter().map(value)).collect()
+    }
 }
 
 /// Reads everything. `file` is what `--config` names.
@@ -22,35 +41,40 @@ pub struct Settings {
 /// # Errors
 /// A sentence for exit code 78: what is wrong, where, and what is allowed.
 pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
-    let ConfigFile { layer, warnings } = read_user_file(file)?;
+    let (ConfigFile { layer, warnings }, file) = read_user_file(file)?;
     let (environment, odd) = read_environment()?;
-    let mut config = Config::from_layer(&layer.under(environment.under(flags)));
+    let values = layer.under(environment.under(flags));
+    let mut config = Config::from_layer(&values);
     // A flag or a variable may be relative to where the call is made.
     for path in [&mut config.lms_path, &mut config.state_dir, &mut config.log_file].into_iter().flatten() {
         *path = std::path::absolute(&*path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(Settings { config, warnings: [warnings, odd].concat() })
+    Ok(Settings { config, warnings: [warnings, odd].concat(), values, file })
 }
 
-/// The file that was named must be there; the ones in their usual places need not.
-fn read_user_file(named: Option<&Path>) -> Result<ConfigFile, String> {
+/// The file that was named must be there; the ones in their usual places need not. Returned with
+/// it is its path, or without one the paths that were looked for.
+fn read_user_file(named: Option<&Path>) -> Result<(ConfigFile, Result<PathBuf, Vec<PathBuf>>), String> {
     let variable = std::env::var_os("LMSWARM_CONFIG").filter(|it| !it.is_empty()).map(PathBuf::from);
     if let Some(path) = named.map(Path::to_owned).or(variable) {
-        return read_file(&path, Dialect::Own)?.ok_or_else(|| {
+        let file = read_file(&path, Dialect::Own)?.ok_or_else(|| {
             format!("{}: there is no such config file (named by --config or LMSWARM_CONFIG)", path.display())
-        });
+        })?;
+        return Ok((file, Ok(path)));
     }
     let own = paths::config_home().map(|folder| (folder.join("lmswarm/config.json"), Dialect::Own));
     // Users of the older plugin can switch without editing.
     let ancestors = paths::opencode_config().into_iter().flat_map(|folder| {
         ["lm-studio-warm.json", "lmstudio-warm.json"].map(|name| (folder.join(name), Dialect::Ancestor))
     });
+    let mut looked_for = Vec::new();
     for (path, dialect) in own.into_iter().chain(ancestors) {
         if let Some(file) = read_file(&path, dialect)? {
-            return Ok(file);
+            return Ok((file, Ok(path)));
         }
+        looked_for.push(path);
     }
-    Ok(ConfigFile::default())
+    Ok((ConfigFile::default(), Err(looked_for)))
 }
 
 fn read_file(path: &Path, dialect: Dialect) -> Result<Option<ConfigFile>, String> {

@@ -285,7 +285,7 @@ fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
     let content = file.and_then(|file| Ok(parse(&read_all(file, MOST)?)?));
     content.unwrap_or_else(|error| {
         if error.kind() != io::ErrorKind::NotFound {
-            tracing::info!(%error, path = %path.display(), "a state file cannot be read and is taken for empty");
+            tracing::info!("the state file {} cannot be read and is taken for empty: {error}", path.display());
         }
         T::default()
     })

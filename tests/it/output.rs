@@ -50,8 +50,36 @@ fn verbose_shows_what_was_asked_but_no_token() {
     let machine = Machine::new();
     let token = "sk-lm-AbCdEf12:AbCdEfGhIjKlMnOpQrSt";
     let run = run(machine.command(&["ensure", "-vv", LLAMA]).env("LM_API_TOKEN", token)).expect(0);
-    assert!(run.stderr.contains("starting a child"), "{}", run.stderr);
+    assert!(run.stderr.contains("running `"), "{}", run.stderr);
     assert!(!run.stderr.contains("AbCdEfGh"), "{}", run.stderr);
+}
+
+#[test]
+fn verbose_tells_people_what_is_seen_and_why_and_twice_verbose_tells_the_rest() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    machine.write(".config/lmswarm/config.json", "{\n \"contextLength\": 4096 }");
+    machine.write(".config/opencode/opencode.json", &format!("{{\n \"model\": \"lmstudio/{LLAMA}\" }}"));
+    let config = machine.path(".config/lmswarm/config.json").display().to_string();
+    let opencode = machine.path(".config/opencode/opencode.json").display().to_string();
+    let once = machine.run(&["ensure", "-v", "--fail-mode", "closed", "main"]).expect(0);
+    for wanted in [
+        format!("configuration file: {config}"),
+        format!("contextLength is 4096 ({config}:2)"),
+        "failMode is closed (--fail-mode)".to_owned(),
+        format!("main is lmstudio/{LLAMA} ({opencode}:2)"),
+        format!("`{LLAMA}` is asked of {} (from the variable LMSWARM_BASE_URL)", machine.base_url()),
+        format!("GET http://127.0.0.1:{}/api/v1/models: status 200, ", machine.rest_port),
+    ] {
+        assert!(once.stderr.contains(&wanted), "{wanted}\n{}", once.stderr);
+    }
+    let is_for_people =
+        |line: &str| line.starts_with("lmswarm: ") && !line.contains("Some(") && !line.contains("TRACE");
+    assert!(once.stderr.lines().all(is_for_people), "{}", once.stderr);
+    let twice = machine.run(&["ensure", "-vv", "main"]).expect(0);
+    assert!(twice.stderr.contains("TRACE") && twice.stderr.contains(&config), "{}", twice.stderr);
+    std::fs::remove_file(config).expect("a file");
+    machine.run(&["ensure", "-v", LLAMA]).expect(0).says("no configuration file; looked for ");
 }
 
 #[test]

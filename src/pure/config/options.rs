@@ -447,6 +447,32 @@ pub enum Value {
     PerModel(BTreeMap<String, BTreeMap<&'static str, Value>>),
 }
 
+/// As it would be given to the flag.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Url(url) => write!(f, "{url}"),
+            Self::Boolean(on) => write!(f, "{on}"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Auto => f.write_str("auto"),
+            Self::List(items) => f.write_str(&items.join(",")),
+            Self::Gpu(gpu) => write!(f, "{gpu}"),
+            Self::PerModel(models) => {
+                let models: Vec<String> = models
+                    .iter()
+                    .map(|(model, values)| {
+                        let values: Vec<String> = values.iter().map(|(key, value)| format!("{key} {value}")).collect();
+                        format!("{model}: {}", values.join(", "))
+                    })
+                    .collect();
+                f.write_str(&models.join("; "))
+            }
+        }
+    }
+}
+
 /// The values one source gives, by config key.
 #[derive(Debug, Clone, Default)]
 pub struct Layer(BTreeMap<&'static str, (Value, Origin)>);
@@ -460,6 +486,11 @@ impl Layer {
     /// The value of `key`, if this layer has one.
     pub fn get(&self, key: &str) -> Option<&(Value, Origin)> {
         self.0.get(key)
+    }
+
+    /// The values with their keys and origins.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value, &Origin)> {
+        self.0.iter().map(|(key, (value, origin))| (*key, value, origin))
     }
 
     /// Lays `upper` over this one.
