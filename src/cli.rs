@@ -200,9 +200,13 @@ pub(crate) struct GateArgs {
     #[arg(long, value_name = "KEY")]
     pub key: Vec<String>,
 
-    /// Try again now what failed within the last --retry-cooldown-ms
+    /// Try again now what failed a moment ago, and would be repeated otherwise
     #[arg(long)]
     pub fresh: bool,
+
+    /// No person waits for this call: calls that a person waits for go first
+    #[arg(long)]
+    pub background: bool,
 
     /// Upper bound for the whole call, such as 90s or 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]

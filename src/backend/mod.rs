@@ -23,7 +23,6 @@
 mod lmstudio;
 
 use std::cell::OnceCell;
-use std::fs::File;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,7 @@ use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Instance, Reading, Residency, Snapshot};
 use crate::pure::text::duration;
 use crate::sys::http::Server;
+use crate::sys::operation::Operation;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::{Shutdown, Stop};
 use lmstudio::LmStudio;
@@ -246,18 +246,18 @@ impl<'a> Backend<'a> {
     }
 
     /// Loads the model under exactly its key. Must refuse or report any other name, must end
-    /// within `loadTimeoutMs`, and must keep what `lock` gives open for as long as the load may go on, in what
-    /// carries it out and nowhere else.
+    /// within `loadTimeoutMs`, and must keep
+    /// `operation` locked in what carries it out, or marked where the server does.
     /// `on_percent` sees how far it is.
     pub async fn load(
         &self,
         request: &ModelRequest,
         target: &LoadTarget,
-        lock: &dyn Fn() -> Option<File>,
+        operation: Option<&Operation>,
         on_percent: impl FnMut(u8),
     ) -> Result<LoadResult, Failure> {
         match self {
-            Self::LmStudio(it) => it.load(request, target, lock, on_percent).await,
+            Self::LmStudio(it) => it.load(request, target, operation, on_percent).await,
         }
     }
 
@@ -268,11 +268,11 @@ impl<'a> Backend<'a> {
         }
     }
 
-    /// Unloads one instance. The inner error is the server's account, and success proves nothing:
+    /// Unloads one instance, with `operation` locked for as long as that may go on. The inner error is the server's account, and success proves nothing:
     /// the gate observes afterwards.
-    pub async fn unload(&self, identifier: &str) -> Result<Result<(), String>, Failure> {
+    pub async fn unload(&self, identifier: &str, operation: Option<&Operation>) -> Result<Result<(), String>, Failure> {
         match self {
-            Self::LmStudio(it) => it.unload(identifier).await,
+            Self::LmStudio(it) => it.unload(identifier, operation).await,
         }
     }
 

@@ -90,6 +90,7 @@ pub(super) async fn ensure(
                 state_dir: config.state_dir.clone().or_else(paths::state_dir),
                 requests: &requests,
                 fresh: gate.fresh,
+                is_background: gate.background,
                 timeout: gate.timeout,
                 progress: Progress::new(console, !output.no_progress, output.progress_every),
                 started,

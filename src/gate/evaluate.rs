@@ -10,7 +10,7 @@ use crate::pure::decision::{Change, Decision, Known, OwnLoad, decide};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Drift, Readiness, Residency, Snapshot, drift};
-use crate::sys::lock::Leader;
+use crate::sys::leader::Leader;
 use crate::sys::state::Store;
 
 /// What comes next for a model; a failure is an `Err`.
@@ -75,7 +75,7 @@ impl ModelTask<'_> {
         };
         let history = store.history();
         Known {
-            failure: self.past_failure(&history),
+            failure: self.past_failure(&history, snapshot),
             own_load: self.own_load(store),
             granted: history.granted(request.key.as_str(), gate.call.config.retry_cooldown),
             is_stateless,
@@ -84,26 +84,24 @@ impl ModelTask<'_> {
 
     /// Whether one of us loads it right now, as far as our own locks tell.
     fn own_load(&self, store: &Store) -> OwnLoad {
-        match own_load(store, self.request.key.as_str(), self.gate.call.config.load_timeout) {
-            OwnLoad::UnderWay => {
-                self.no_load_since.set(None);
-                OwnLoad::UnderWay
-            }
-            // A leader that neither loads nor ends for long is stopped.
-            OwnLoad::Led => {
-                let since = self.no_load_since.get().unwrap_or_else(Instant::now);
-                self.no_load_since.set(Some(since));
-                if since.elapsed() < LOOK_INTERVAL { OwnLoad::Led } else { OwnLoad::No }
-            }
-            OwnLoad::No => OwnLoad::No,
+        let key = self.request.key.as_str();
+        if store.load(key).is_under_way() {
+            self.no_load_since.set(None);
+            return OwnLoad::UnderWay;
         }
+        let names_it = |it: Leader| it.model == key && it.pid != std::process::id();
+        if !(store.lock.leader().is_some_and(names_it) && matches!(store.lock.is_led(), Ok(true))) {
+            return OwnLoad::No;
+        }
+        // A leader that neither loads nor ends for long is stopped.
+        let since = self.no_load_since.get().unwrap_or_else(Instant::now);
+        self.no_load_since.set(Some(since));
+        if since.elapsed() < LOOK_INTERVAL { OwnLoad::Led } else { OwnLoad::No }
     }
 
     /// Whether a load that one of us ordered is under way, though its leader may be gone.
     pub(super) fn has_own_load(&self) -> bool {
-        let load_timeout = self.gate.call.config.load_timeout;
-        let key = self.request.key.as_str();
-        self.gate.store().is_some_and(|store| own_load(store, key, load_timeout) == OwnLoad::UnderWay)
+        self.gate.store().is_some_and(|store| store.load(self.request.key.as_str()).is_under_way())
     }
 
     /// Drift that is not let pass.
@@ -123,16 +121,4 @@ impl super::Gate<'_> {
     fn peek(&self) -> Option<&Store> {
         self.peeked.get_or_init(|| Store::peek(self.call.state_dir.as_deref()?, &self.context.base().slug())).as_ref()
     }
-}
-
-fn own_load(store: &Store, key: &str, load_timeout: std::time::Duration) -> OwnLoad {
-    // A load is over by then, and a process that still keeps the lock is not it.
-    if store.load_lock(key).is_held_by_child(load_timeout) {
-        return OwnLoad::UnderWay;
-    }
-    let names_it = |it: Leader| it.model == key && it.pid != std::process::id();
-    if store.lock.leader().is_some_and(names_it) && matches!(store.lock.is_free(), Ok(false)) {
-        return OwnLoad::Led;
-    }
-    OwnLoad::No
 }

@@ -1,7 +1,6 @@
 //! The load itself, then the proof that the model is addressable. That a load says it worked
 //! proves nothing.
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::room::{Evictions, Room};
@@ -64,12 +63,18 @@ impl ModelTask<'_> {
         if let Some(warning) = backend.unsupported(self.request) {
             self.warn(warning);
         }
+        // It tells others of this load, which matters where no list does.
+        let operation = self.gate.store().map(|store| store.load(self.request.key.as_str()));
         loop {
             let text = format!("loading `{}`", self.request.key);
             let activity = self.gate.call.progress.begin(&text, self.usual_load());
+            self.gate.show_doing(lead, "loading");
+            let on_percent = |percent| {
+                activity.percent(percent);
+                self.gate.show_percent(percent);
+            };
             let started = Instant::now();
-            let result =
-                backend.load(self.request, target, &|| self.lock_load(), |percent| activity.percent(percent)).await?;
+            let result = backend.load(self.request, target, operation.as_ref(), on_percent).await?;
             if matches!(result, LoadResult::Loaded) {
                 return Ok(Some((started.elapsed(), activity)));
             }
@@ -99,15 +104,6 @@ impl ModelTask<'_> {
                 LoadResult::Misnamed(_) | LoadResult::Loaded => return Ok(None),
             }
         }
-    }
-
-    /// The lock that tells others of this load; `None` if there is none to be had.
-    fn lock_load(&self) -> Option<File> {
-        self.gate.store()?.load_lock(self.request.key.as_str()).lock_for_child().unwrap_or_else(|error| {
-            // Others then see less of this load, which only matters where no list tells.
-            tracing::info!(%error, "the lock of the load does not work");
-            None
-        })
     }
 
     /// Whether another client's load has made the model ready, or does so now. A load that has

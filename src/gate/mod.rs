@@ -4,6 +4,7 @@
 
 mod cooldown;
 mod evaluate;
+mod lead;
 mod load;
 mod observe;
 mod repair;
@@ -25,11 +26,13 @@ use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Reading, Residency};
 use crate::sys::http::Server;
-use crate::sys::lock::{Leader, Leadership};
+use crate::sys::leader::{Leader, Leadership};
+use crate::sys::lock::Lock;
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
 use crate::sys::state::{Store, now_ms};
 use evaluate::Step;
+use wait::Turn;
 
 /// Everything one call is about.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Call<'a> {
     pub requests: &'a [ModelRequest],
     /// Try again what failed a moment ago.
     pub fresh: bool,
+    /// No person waits for this call: foreground callers go first.
+    pub is_background: bool,
     /// Upper bound for the whole call.
     pub timeout: Option<Duration>,
     /// How to show what is going on.
@@ -82,6 +87,9 @@ pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
         store: OnceCell::new(),
         peeked: OnceCell::new(),
         store_warning: RefCell::default(),
+        generation: RefCell::default(),
+        foreground: RefCell::default(),
+        leader: RefCell::default(),
     };
     if let Some(outcomes) = gate.cached_outcomes()? {
         return Ok(outcomes);
@@ -102,6 +110,12 @@ struct Gate<'a> {
     peeked: OnceCell<Option<Store>>,
     /// Why no state can be kept; told with the first model that has work.
     store_warning: RefCell<Option<String>>,
+    /// The generation of verdicts that the latest observation belongs to.
+    generation: RefCell<String>,
+    /// Held by a foreground call while it has work.
+    foreground: RefCell<Option<Lock>>,
+    /// What this process tells the waiters while it leads.
+    leader: RefCell<Option<Leader>>,
 }
 
 /// One model on its way through the gate.
@@ -111,6 +125,8 @@ struct ModelTask<'a> {
     warnings: RefCell<Vec<String>>,
     /// Since when the leader, which leads because of this model, has had no load under way.
     no_load_since: Cell<Option<Instant>>,
+    /// What this call waits for at the moment, for the message when its time is over.
+    waits_for: RefCell<Option<String>>,
 }
 
 /// Proof of being the one who may change what is loaded. Without a usable state directory
@@ -175,6 +191,7 @@ impl<'a> Gate<'a> {
             opened.map_err(|why| self.store_warning.replace(Some(format!("{why}; going on without lock and memory"))));
         // It was empty a moment ago, and this is the only thread.
         let _ = self.store.set(store.ok());
+        self.show_foreground();
         Ok(())
     }
 
@@ -220,7 +237,13 @@ impl<'a> Gate<'a> {
 
 impl<'a> ModelTask<'a> {
     fn new(gate: &'a Gate<'a>, request: &'a ModelRequest) -> Self {
-        Self { gate, request, warnings: RefCell::default(), no_load_since: Cell::default() }
+        Self {
+            gate,
+            request,
+            warnings: RefCell::default(),
+            no_load_since: Cell::default(),
+            waits_for: RefCell::default(),
+        }
     }
 
     /// Goes through the gate; `step` is what a first observation has led to, if it still counts.
@@ -232,7 +255,7 @@ impl<'a> ModelTask<'a> {
                 if let Some(warning) = self.gate.store_warning.take() {
                     self.warn(warning);
                 }
-                let result = self.ensure(step).await;
+                let result = self.ensure(step).await.map_err(|failure| self.with_wait(failure));
                 tracing::info!(key = %self.request.key, ?result, "outcome");
                 result
             }
@@ -248,6 +271,17 @@ impl<'a> ModelTask<'a> {
         }
     }
 
+    /// A call whose time is over says what it was waiting for.
+    fn with_wait(&self, failure: Failure) -> Failure {
+        match self.waits_for.take() {
+            Some(whom) if failure.category == Category::Deadline => {
+                let reason = format!("{}: it was waiting for {whom}", failure.reason);
+                Failure { reason, ..failure }
+            }
+            _ => failure,
+        }
+    }
+
     /// Leads or waits until the model is addressable, or it is known why it will not be.
     async fn ensure(&self, step: Option<Result<Step, Failure>>) -> Result<Ready, Failure> {
         self.no_load_since.set(None);
@@ -256,24 +290,41 @@ impl<'a> ModelTask<'a> {
             Some(step) => step?,
             None => self.evaluate(&self.gate.observe().await?, Action::None)?,
         };
+        let mut turn = Turn::default();
         loop {
             if let Step::Ready(ready) = step {
                 return Ok(ready);
             }
-            if let Some(mut lead) = self.try_lead() {
-                let result = self.lead(&mut lead).await;
-                self.record(&lead, &result);
-                return result;
+            if self.give_way(lock_deadline).await? {
+                step = self.evaluate(&self.gate.observe().await?, Action::Waited)?;
+                continue;
             }
-            step = self.wait_for_leader(lock_deadline).await?;
+            let lead = if turn.is_blocked() { Some(Lead(None)) } else { self.try_lead() };
+            if let Some(lead) = lead {
+                return self.lead_and_record(&lead).await;
+            }
+            step = self.wait_for_leader(lock_deadline, &mut turn).await?;
         }
     }
 
+    /// Leads, shows the waiters once a second that it does, and leaves word of how it ended.
+    async fn lead_and_record(&self, lead: &Lead) -> Result<Ready, Failure> {
+        let began = Instant::now();
+        let result = tokio::select! {
+            biased;
+            result = self.lead(lead) => result,
+            never = self.gate.show_life(lead) => match never {},
+        };
+        self.record(lead, &result, began.elapsed()).await;
+        result
+    }
+
     /// The work of the leader, in order.
-    async fn lead(&self, lead: &mut Lead) -> Result<Ready, Failure> {
+    async fn lead(&self, lead: &Lead) -> Result<Ready, Failure> {
         let mut has_started = false;
         let mut has_downloaded = false;
         let mut has_waited = false;
+        self.wait_for_unload().await?;
         let mut step = self.evaluate(&self.gate.observe().await?, Action::Waited)?;
         let (snapshot, change, target) = loop {
             step = match step {
@@ -283,11 +334,13 @@ impl<'a> ModelTask<'a> {
                 }
                 Step::StartServer => {
                     has_started = true;
+                    self.gate.show_doing(lead, "starting the server");
                     self.gate.start_server(lead).await?;
                     self.evaluate(&self.gate.observe().await?, Action::Waited)?
                 }
                 Step::Wait => {
                     has_waited = true;
+                    self.gate.show_doing(lead, "waiting for a load under way");
                     self.wait_for_load().await?
                 }
                 // Before anything is unloaded it must be certain that there is something to load.
@@ -296,6 +349,7 @@ impl<'a> ModelTask<'a> {
                         break (snapshot, change, target);
                     }
                     has_downloaded = true;
+                    self.gate.show_doing(lead, "downloading");
                     self.gate.backend.download(self.request, self.gate.call.progress).await?;
                     self.evaluate(&self.gate.observe().await?, Action::Waited)?
                 }
@@ -331,11 +385,18 @@ impl<'a> ModelTask<'a> {
         let Some(store) = self.gate.store() else { return Some(Lead(None)) };
         match store.lock.try_lead() {
             Ok(None) => None,
-            Ok(Some(mut leadership)) => {
-                let leader =
-                    Leader { pid: std::process::id(), model: self.request.key.to_string(), since_ms: now_ms() };
-                store.lock.announce(&mut leadership, &leader);
-                Some(Lead(Some(leadership)))
+            Ok(Some(leadership)) => {
+                let lead = Lead(Some(leadership));
+                self.gate.leader.replace(Some(Leader {
+                    pid: std::process::id(),
+                    model: self.request.key.to_string(),
+                    since_ms: now_ms(),
+                    doing: String::new(),
+                    percent: None,
+                    beat: 0,
+                }));
+                self.gate.announce(&lead);
+                Some(lead)
             }
             Err(error) => {
                 self.warn(format!("the lock does not work ({error}); going on without it"));

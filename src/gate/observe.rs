@@ -31,18 +31,28 @@ impl Gate<'_> {
     /// Makes an observation of the first reading. Only here and behind a leader a verdict on
     /// disk counts: a process that changes what is resident must see what is, not what was.
     pub(super) async fn complete(&self, reading: Reading) -> Result<Observation, Failure> {
+        self.note_generation();
         self.backend.observe(Some(reading), &|| self.kept_instances()).await
     }
 
     /// Observes anew.
     pub(super) async fn observe(&self) -> Result<Observation, Failure> {
+        self.note_generation();
         self.backend.observe(None, &|| None).await
     }
 
     /// Observes anew when a leader is done. It has left its verdict on disk: a herd must not
     /// start an `lms` each to see the same.
     pub(super) async fn observe_after_leader(&self) -> Result<Observation, Failure> {
+        self.note_generation();
         self.backend.observe(None, &|| self.kept_instances()).await
+    }
+
+    /// An observation belongs to the generation that was named before it began.
+    fn note_generation(&self) {
+        if let Some(store) = self.store() {
+            self.generation.replace(store.generation());
+        }
     }
 
     fn kept_instances(&self) -> Option<Vec<Instance>> {
@@ -57,6 +67,7 @@ impl Gate<'_> {
             return Ok(None);
         };
         self.begin()?;
+        self.note_generation();
         let instances = self.store().and_then(|store| self.cached_instances(store, max_age));
         Ok(instances.map(|instances| {
             let outcome = |(request, instance): (&super::ModelRequest, Instance)| Outcome {
@@ -131,7 +142,7 @@ impl Gate<'_> {
             parallel: instance.parallel,
             device: instance.device.clone(),
         };
-        if let Err(error) = store.remember_verdict(key, verdict, max_age) {
+        if let Err(error) = store.remember_verdict(key, verdict, max_age, &self.generation.borrow()) {
             tracing::info!(%error, "a verdict cannot be remembered");
         }
     }

@@ -94,7 +94,9 @@ impl ModelTask<'_> {
     /// Unloads an instance and makes sure that it is gone: what the server says of it proves
     /// nothing.
     pub(super) async fn unload(&self, identifier: &str, lead: &Lead) -> Result<(), Failure> {
-        let said = self.gate.backend.unload(identifier).await?.err().map_or(String::new(), |why| format!(": {why}"));
+        let operation = self.gate.store().map(|store| &store.unload);
+        let unloaded = self.gate.backend.unload(identifier, operation).await?;
+        let said = unloaded.err().map_or(String::new(), |why| format!(": {why}"));
         if self.is_gone(identifier, lead).await? {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Gate, Lead};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::duration;
-use crate::sys::lock::{Leadership, poll_interval};
+use crate::sys::lock::{Lock, poll_interval};
 
 impl Gate<'_> {
     /// Starts the server and waits until it answers. A caller that wants it elsewhere must not
@@ -16,12 +16,12 @@ impl Gate<'_> {
     }
 
     /// Waits for the turn. Without a lock that works, every caller has it.
-    async fn turn_to_start(&self) -> Result<Option<Leadership>, Failure> {
+    async fn turn_to_start(&self) -> Result<Option<Lock>, Failure> {
         let Some(store) = self.store() else { return Ok(None) };
         let limit = self.call.config.server_start_timeout;
         let deadline = Instant::now() + limit;
         loop {
-            match store.start_lock.try_lead() {
+            match store.start_lock.try_exclusive() {
                 Ok(Some(turn)) => return Ok(Some(turn)),
                 Ok(None) if Instant::now() < deadline => self.context.sleep(poll_interval()).await?,
                 Ok(None) => {

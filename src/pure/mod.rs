@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod base_url;
 pub mod config;
+pub mod cooldown;
 pub mod decision;
 pub mod eviction;
 pub mod fnv;

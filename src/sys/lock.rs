@@ -1,55 +1,31 @@
-//! The lock that makes one of many callers the leader. The only file that names fs2.
+//! Advisory locks on files. The only file that names fs2. The kernel frees a lock when the last
+//! process that has it open is gone, however it ends, so a lock file is never deleted and never
+//! tells anything by being there.
 //!
-//! It guarantees one leader at a time for this user, machine and server. It guarantees
-//! nothing on network file systems, between users, or against programs that do not ask;
-//! there the explicit identifier makes LM Studio the arbiter. The kernel frees it when its
-//! holder dies, however it dies, so the file is never deleted and never tells by being there.
-//!
-//! Another such lock is that of one load: it is lent to the child that carries the load out,
-//! so that others can tell whether it goes on, whoever ordered it.
+//! A lock guarantees nothing on network file systems, between users, or against programs that do
+//! not ask.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use super::private::{make_folder, open};
 
-use crate::pure::json::Object;
-use crate::sys::private::{make_folder, open};
+/// How often a lock is tried again that a process holds only to ask for it, and the pause between.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// Who leads, for messages; never for decisions.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Leader {
-    /// Its process.
-    pub pid: u32,
-    /// The model it works on.
-    pub model: String,
-    /// Since when, in Unix milliseconds.
-    pub since_ms: u64,
-}
-
-impl Leader {
-    /// Reads the words of a lock file, if there are any.
-    pub fn parse(words: &[u8]) -> Option<Self> {
-        serde_json::from_slice(words).ok().map(|Object(leader)| leader)
-    }
-}
-
-/// Most that is read of the words. A model name has at most 512 bytes.
-const MOST_WORDS: u64 = 4096;
-
-/// The lock file of one server.
+/// A file that is locked, never read for what it is.
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
 }
 
-/// Leadership: held until dropped. What only a leader may do asks to be shown it.
+/// A lock: held until it is dropped, or until the last process that was given its file is gone.
 #[derive(Debug)]
 #[must_use]
-pub struct Leadership {
+pub struct Lock {
     file: File,
 }
 
@@ -59,78 +35,69 @@ impl LockFile {
         Self { path }
     }
 
-    /// Becomes the leader, or returns `None` if there is one. Never waits.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock alone, or returns `None` if another process has it. Never waits.
     ///
     /// # Errors
     /// When the file cannot be opened or locking does not work there.
-    pub fn try_lead(&self) -> io::Result<Option<Leadership>> {
+    pub fn try_exclusive(&self) -> io::Result<Option<Lock>> {
+        self.try_lock(fs2::FileExt::try_lock_exclusive)
+    }
+
+    /// The same, where only processes that ask ([`Self::is_held`]) may be in the way: they let go
+    /// within microseconds, and are waited for that long.
+    ///
+    /// # Errors
+    /// As for [`Self::try_exclusive`].
+    pub fn exclusive_beside_askers(&self) -> io::Result<Option<Lock>> {
+        for _ in 1..TRIES {
+            if let Some(lock) = self.try_exclusive()? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.try_exclusive()
+    }
+
+    /// Takes the lock together with others that do so; `None` if one process has it alone.
+    ///
+    /// # Errors
+    /// As for [`Self::try_exclusive`].
+    pub fn try_shared(&self) -> io::Result<Option<Lock>> {
+        self.try_lock(fs2::FileExt::try_lock_shared)
+    }
+
+    /// Whether a process has the lock alone right now. To ask, a shared lock is taken for a
+    /// moment, which no other asker notices.
+    ///
+    /// # Errors
+    /// As for [`Self::try_exclusive`]; a file that is not there is no error.
+    pub fn is_held(&self) -> io::Result<bool> {
+        // Opened anew each time, so that a file that was deleted and made again is seen.
+        let Some(file) = self.open_existing()? else { return Ok(false) };
+        match fs2::FileExt::try_lock_shared(&file) {
+            Ok(()) => Ok(false),
+            Err(error) if is_contended(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_lock(&self, lock: fn(&File) -> io::Result<()>) -> io::Result<Option<Lock>> {
         for _ in 0..16 {
             let file = self.open()?;
-            match fs2::FileExt::try_lock_exclusive(&file) {
-                Ok(()) if self.still_names(&file)? => return Ok(Some(Leadership { file })),
-                // Somebody deleted the file meanwhile: others will meet on a new one.
+            match lock(&file) {
+                Ok(()) if self.still_names(&file)? => return Ok(Some(Lock { file })),
+                // The file was deleted meanwhile: others will meet on a new one.
                 Ok(()) => {}
                 Err(error) if is_contended(&error) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
         Err(io::Error::other("the lock file is replaced as often as it is locked"))
-    }
-
-    /// Whether there is no leader right now. Never waits, and holds nothing afterwards.
-    ///
-    /// # Errors
-    /// When the file cannot be opened or locking does not work there.
-    pub fn is_free(&self) -> io::Result<bool> {
-        // Opened anew each time, so that a file that was deleted and made again is seen.
-        let Some(file) = self.open_existing()? else { return Ok(true) };
-        match fs2::FileExt::try_lock_shared(&file) {
-            Ok(()) => Ok(true),
-            Err(error) if is_contended(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Locks for a child that gets the file: the kernel frees it when the last process that
-    /// has it open is gone, which may be long after this one. `None` if it is locked already.
-    ///
-    /// # Errors
-    /// As for [`Self::try_lead`].
-    pub fn lock_for_child(&self) -> io::Result<Option<File>> {
-        let file = self.open()?;
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Ok(()) => {
-                file.set_modified(SystemTime::now())?;
-                Ok(Some(file))
-            }
-            Err(error) if is_contended(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether a child has had it for less than `max_age`.
-    pub fn is_held_by_child(&self, max_age: Duration) -> bool {
-        let is_young = |file: File| {
-            let age = file.metadata().and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
-            age.is_some_and(|age| age < max_age)
-        };
-        self.open_existing().ok().flatten().is_some_and(is_young) && matches!(self.is_free(), Ok(false))
-    }
-
-    /// Writes down who leads.
-    pub fn announce(&self, leadership: &mut Leadership, leader: &Leader) {
-        let words = serde_json::to_vec(leader).unwrap_or_default();
-        // Only words for others' messages: a full disk must not stop the load.
-        if let Err(error) = self.write_words(leadership, &words) {
-            tracing::debug!(%error, "cannot write down who leads");
-        }
-    }
-
-    /// Who leads, as far as the file tells.
-    pub fn leader(&self) -> Option<Leader> {
-        let mut words = Vec::new();
-        open(OpenOptions::new().read(true), self.words_path()).ok()?.take(MOST_WORDS).read_to_end(&mut words).ok()?;
-        Leader::parse(&words)
     }
 
     fn open(&self) -> io::Result<File> {
@@ -171,42 +138,18 @@ impl LockFile {
     fn still_names(&self, _: &File) -> io::Result<bool> {
         Ok(true)
     }
-
-    #[cfg(unix)]
-    fn words_path(&self) -> &Path {
-        &self.path
-    }
-
-    #[cfg(unix)]
-    #[expect(clippy::unused_self, reason = "the signature is that of the Windows one")]
-    fn write_words(&self, leadership: &mut Leadership, words: &[u8]) -> io::Result<()> {
-        // A hard link would carry them into somebody else's file.
-        if std::os::unix::fs::MetadataExt::nlink(&leadership.file.metadata()?) > 1 {
-            return Err(io::Error::other("the lock file has a second name elsewhere"));
-        }
-        leadership.file.set_len(0)?;
-        leadership.file.rewind()?;
-        leadership.file.write_all(words)
-    }
-
-    /// A locked file cannot be read by others on Windows, so the words lie beside it.
-    #[cfg(not(unix))]
-    fn words_path(&self) -> PathBuf {
-        self.path.with_extension("leader")
-    }
-
-    #[cfg(not(unix))]
-    fn write_words(&self, _: &mut Leadership, words: &[u8]) -> io::Result<()> {
-        std::fs::write(self.words_path(), words)
-    }
 }
 
-impl Drop for Leadership {
-    fn drop(&mut self) {
-        // Closing the file would do; this frees the lock even if the handle was inherited.
-        if let Err(error) = fs2::FileExt::unlock(&self.file) {
-            tracing::debug!(%error, "cannot unlock");
-        }
+impl Lock {
+    /// The file that is locked.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the lock away: the kernel frees it when the last process that has the file open is
+    /// gone, which may be long after this one.
+    pub fn into_file(self) -> File {
+        self.file
     }
 }
 
@@ -214,7 +157,7 @@ fn is_contended(error: &io::Error) -> bool {
     error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
 
-/// How long a waiter sleeps before it tries again: about 25 ms, and not the same for
+/// How long a waiter sleeps before it asks again: about 25 ms, and not the same for
 /// everyone, so that a hundred waiters do not wake as one.
 pub fn poll_interval() -> Duration {
     Duration::from_millis(20 + u64::from(std::process::id() % 11))
@@ -224,57 +167,58 @@ pub fn poll_interval() -> Duration {
 mod tests {
     use super::*;
 
+    fn lock_in(folder: &tempfile::TempDir) -> LockFile {
+        LockFile::new(folder.path().join("lock"))
+    }
+
     #[test]
-    fn there_is_one_leader_and_the_next_follows_at_once() {
+    fn one_process_has_it_alone_or_many_have_it_together() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = LockFile::new(folder.path().join("lock"));
-        assert!(lock.is_free().unwrap());
-        let mut leadership = lock.try_lead().unwrap().unwrap();
-        lock.announce(&mut leadership, &Leader { pid: 7, model: "a".to_owned(), since_ms: 1 });
-        assert!(lock.try_lead().unwrap().is_none());
-        assert!(!lock.is_free().unwrap());
-        assert_eq!(lock.leader().unwrap().pid, 7);
-        drop(leadership);
-        assert!(lock.is_free().unwrap());
-        assert!(lock.try_lead().unwrap().is_some());
+        let lock = lock_in(&folder);
+        let alone = lock.try_exclusive().unwrap().unwrap();
+        assert!(lock.try_exclusive().unwrap().is_none());
+        assert!(lock.try_shared().unwrap().is_none());
+        assert!(lock.is_held().unwrap());
+        drop(alone);
+        assert!(!lock.is_held().unwrap());
+        let together = [lock.try_shared().unwrap().unwrap(), lock.try_shared().unwrap().unwrap()];
+        assert!(lock.try_exclusive().unwrap().is_none());
+        assert!(!lock.is_held().unwrap(), "nobody has it alone");
+        drop(together);
+        assert!(lock.try_exclusive().unwrap().is_some());
     }
 
     #[cfg(unix)]
     #[test]
     fn a_lock_file_that_was_deleted_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = LockFile::new(folder.path().join("lock"));
-        let first = lock.try_lead().unwrap().unwrap();
-        std::fs::remove_file(folder.path().join("lock")).unwrap();
-        let second = lock.try_lead().unwrap();
+        let lock = lock_in(&folder);
+        let first = lock.try_exclusive().unwrap().unwrap();
+        std::fs::remove_file(lock.path()).unwrap();
+        let second = lock.try_exclusive().unwrap();
         assert!(second.is_some());
         drop(first);
-        assert!(!lock.is_free().unwrap());
+        assert!(lock.is_held().unwrap());
     }
 
     #[test]
     fn to_ask_makes_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = LockFile::new(folder.path().join("lock"));
-        assert!(lock.is_free().unwrap());
-        assert!(!lock.is_held_by_child(Duration::MAX));
+        assert!(!lock_in(&folder).is_held().unwrap());
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_lock_that_a_child_has_outlives_whoever_lent_it() {
+    fn a_lock_outlives_the_process_that_gave_it_away() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = LockFile::new(folder.path().join("lock"));
-        let lent = lock.lock_for_child().unwrap().unwrap();
-        let mut child = std::process::Command::new("/bin/sleep").arg("60").stdin(lent).spawn().unwrap();
-        assert!(lock.lock_for_child().unwrap().is_none());
-        assert!(lock.is_held_by_child(Duration::from_secs(60)));
-        assert!(!lock.is_held_by_child(Duration::ZERO), "too old to be believed");
+        let lock = lock_in(&folder);
+        let file = lock.try_exclusive().unwrap().unwrap().into_file();
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").stdin(file).spawn().unwrap();
+        assert!(lock.is_held().unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!lock.is_held_by_child(Duration::from_secs(60)));
-        assert!(lock.lock_for_child().unwrap().is_some());
+        assert!(!lock.is_held().unwrap());
     }
 
     #[cfg(unix)]
@@ -282,7 +226,7 @@ mod tests {
     fn a_symlink_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(folder.path().join("victim"), folder.path().join("lock")).unwrap();
-        assert!(LockFile::new(folder.path().join("lock")).try_lead().is_err());
+        assert!(lock_in(&folder).try_exclusive().is_err());
         assert!(!folder.path().join("victim").exists());
     }
 }

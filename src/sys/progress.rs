@@ -2,8 +2,8 @@
 //! elsewhere, nothing where it is not wanted. The only file that names indicatif.
 
 use std::io::{IsTerminal, stderr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -56,6 +56,7 @@ impl Progress {
             progress: self,
             started: Instant::now(),
             bar: None,
+            text: Arc::new(Mutex::new(text.clone())),
             percent: Arc::new(AtomicU8::new(UNKNOWN)),
             ticker: None,
         };
@@ -63,6 +64,7 @@ impl Progress {
             Style::Nothing => {}
             Style::Lines => {
                 self.console.note(&text);
+                let text = Arc::clone(&activity.text);
                 let reminder = remind(self, text, activity.started, Arc::clone(&activity.percent));
                 activity.ticker = Some(tokio::spawn(reminder));
             }
@@ -90,13 +92,15 @@ async fn turn(bar: ProgressBar) {
     }
 }
 
-async fn remind(progress: Progress, text: String, started: Instant, percent: Arc<AtomicU8>) {
+async fn remind(progress: Progress, text: Arc<Mutex<String>>, started: Instant, percent: Arc<AtomicU8>) {
     loop {
         tokio::time::sleep(progress.reminder).await;
         let done = match percent.load(Ordering::Relaxed) {
             UNKNOWN => String::new(),
             percent => format!(", {percent} %"),
         };
+        // A thread that panicked here would have left a whole text.
+        let text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
         progress.console.note(&format!("still {text}{done}, {} so far", duration(started.elapsed())));
     }
 }
@@ -108,12 +112,22 @@ pub struct Activity {
     progress: Progress,
     started: Instant,
     bar: Option<ProgressBar>,
+    text: Arc<Mutex<String>>,
     percent: Arc<AtomicU8>,
     /// Draws or prints from time to time.
     ticker: Option<JoinHandle<()>>,
 }
 
 impl Activity {
+    /// Shows what it is now.
+    pub fn text(&self, text: &str) {
+        let text = printable(text);
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.clone());
+        }
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
     /// Shows how far it is.
     pub fn percent(&self, percent: u8) {
         self.percent.store(percent, Ordering::Relaxed);

@@ -12,10 +12,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::pure::base_url::file_name;
+use crate::pure::cooldown::{Moments, World, replayed_age};
 use crate::pure::json::Object;
-use crate::pure::outcome::failure::{Category, Failure};
+use crate::pure::outcome::failure::{Category, Failure, Replay};
+use crate::sys::clock::monotonic_ms;
 use crate::sys::files::read_all;
-use crate::sys::lock::{Leadership, LockFile};
+use crate::sys::leader::{LeaderLock, Leadership};
+use crate::sys::lock::LockFile;
+use crate::sys::operation::Operation;
 use crate::sys::private::{self, NoStore, make_private};
 
 /// How many load times are kept of each model.
@@ -28,14 +32,19 @@ const SERVER: &str = "";
 /// The state directory as far as one server is concerned.
 #[derive(Debug)]
 pub struct Store {
-    /// The lock of this server.
-    pub lock: LockFile,
+    /// The lock of the one who may change what is resident on this server.
+    pub lock: LeaderLock,
     /// The lock for starting a server on this machine, whatever its port: there is only one.
     pub start_lock: LockFile,
+    /// Held together by the foreground callers that have work here.
+    pub foreground: LockFile,
+    /// An unload that one of us has ordered.
+    pub unload: Operation,
     folder: PathBuf,
     slug: String,
     history: PathBuf,
     verdicts: PathBuf,
+    generation: PathBuf,
 }
 
 impl Store {
@@ -50,10 +59,13 @@ impl Store {
             private::check("the lock file", path)?;
         }
         Ok(Self {
-            lock: LockFile::new(lock),
+            lock: LeaderLock::new(lock),
             start_lock: LockFile::new(start_lock),
+            foreground: LockFile::new(folder.join(format!("{slug}.foreground"))),
+            unload: Operation::new(folder.join(format!("{slug}.unload"))),
             history: folder.join(format!("{slug}.json")),
             verdicts: folder.join(format!("{slug}.verdicts.json")),
+            generation: folder.join(format!("{slug}.generation")),
             folder: folder.to_owned(),
             slug: slug.to_owned(),
         })
@@ -65,10 +77,9 @@ impl Store {
         Self::open(folder, slug).ok()
     }
 
-    /// The lock that our own load of `key` has while it is under way, whatever becomes of
-    /// the process that ordered it.
-    pub fn load_lock(&self, key: &str) -> LockFile {
-        LockFile::new(self.folder.join(format!("{}.{}.load", self.slug, file_name(key))))
+    /// Our own load of `key`, whatever becomes of the process that ordered it.
+    pub fn load(&self, key: &str) -> Operation {
+        Operation::new(self.folder.join(format!("{}.{}.load", self.slug, file_name(key))))
     }
 
     /// What is remembered.
@@ -87,24 +98,50 @@ impl Store {
         write(&self.history, &history)
     }
 
-    /// The verdict of `lms ps` on `key`, if it is younger than `max_age`.
+    /// The verdict of `lms ps` on `key`, if it is younger than `max_age` and nothing was loaded or
+    /// unloaded by one of us since it was found.
     pub fn verdict(&self, key: &str, max_age: Duration) -> Option<CachedVerdict> {
-        read::<Verdicts>(&self.verdicts).young(key, max_age).cloned()
+        let verdicts: Verdicts = read(&self.verdicts);
+        if verdicts.generation != self.generation() {
+            return None;
+        }
+        verdicts.young(key, max_age).cloned()
     }
 
-    /// Remembers a verdict. Two writers at once may lose one of two, which costs one `lms ps`.
+    /// Names the time between two changes of what is resident. A verdict belongs to the one that
+    /// was named before its observation began.
+    pub fn generation(&self) -> String {
+        read::<Generation>(&self.generation).id
+    }
+
+    /// Remembers a verdict of this generation. Two writers at once may lose one of two, which
+    /// costs one `lms ps`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn remember_verdict(&self, key: &str, verdict: CachedVerdict, max_age: Duration) -> io::Result<()> {
+    pub fn remember_verdict(
+        &self,
+        key: &str,
+        verdict: CachedVerdict,
+        max_age: Duration,
+        generation: &str,
+    ) -> io::Result<()> {
         let mut verdicts: Verdicts = read(&self.verdicts);
-        verdicts.0.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
-        verdicts.0.insert(key.to_owned(), verdict);
+        if verdicts.generation != generation {
+            verdicts = Verdicts { generation: generation.to_owned(), ..Verdicts::default() };
+        }
+        verdicts.verdicts.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
+        verdicts.verdicts.insert(key.to_owned(), verdict);
         write(&self.verdicts, &verdicts)
     }
 
-    /// Forgets every verdict: something was just loaded or unloaded.
+    /// Forgets every verdict, those that other processes are about to write included: what is
+    /// resident changes.
     pub fn forget_verdicts(&self) {
+        let id = format!("{}.{}", monotonic_ms(), std::process::id());
+        if let Err(error) = write(&self.generation, &Generation { id }) {
+            tracing::info!(%error, "the verdicts cannot be marked as outdated");
+        }
         // An error means that there are none, or that none could be written either.
         let _ = fs::remove_file(&self.verdicts);
     }
@@ -127,10 +164,18 @@ pub struct CachedVerdict {
     pub device: Option<String>,
 }
 
+/// Names the time between two changes of what is resident.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Generation {
+    id: String,
+}
+
 /// The verdicts of `lms ps` on one server, by model key.
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Verdicts(BTreeMap<String, CachedVerdict>);
+pub struct Verdicts {
+    generation: String,
+    verdicts: BTreeMap<String, CachedVerdict>,
+}
 
 impl Verdicts {
     /// Reads a file of verdicts.
@@ -143,8 +188,19 @@ impl Verdicts {
 
     /// The verdict on `key`, if it is younger than `max_age`.
     pub fn young(&self, key: &str, max_age: Duration) -> Option<&CachedVerdict> {
-        self.0.get(key).filter(|it| age(it.at_ms).is_some_and(|age| age < max_age))
+        self.verdicts.get(key).filter(|it| age(it.at_ms).is_some_and(|age| age < max_age))
     }
+}
+
+/// The caller that a failure may be replayed to.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// When it began, in Unix milliseconds.
+    pub began_ms: u64,
+    /// `retryCooldownMs`.
+    pub cooldown: Duration,
+    /// `--fresh`: what was known before it began does not count.
+    pub is_fresh: bool,
 }
 
 /// What is remembered of one server.
@@ -160,6 +216,12 @@ pub struct History {
 #[serde(rename_all = "camelCase")]
 struct PastFailure {
     at_ms: u64,
+    /// How long it took to find out; `None` if only waiting callers are told.
+    #[serde(default)]
+    took_ms: Option<u64>,
+    /// What it was found in.
+    #[serde(default)]
+    world: World,
     /// What was tried: other options deserve another try.
     attempt: String,
     category: Category,
@@ -185,18 +247,20 @@ impl History {
         parse(text)
     }
 
-    /// A failure of `attempt` on `model` (`None`: to start the server) that is younger than
-    /// `cooldown` and, if given, not older than `since`.
+    /// A failure of `attempt` on `model` (`None`: to start the server) that is to be replayed to
+    /// `caller`. `world` is asked for only if there is one.
     pub fn failure(
         &self,
         model: Option<&str>,
         attempt: &str,
-        cooldown: Duration,
-        since_ms: Option<u64>,
+        caller: &Caller,
+        world: impl FnOnce() -> World,
     ) -> Option<Failure> {
-        let past = self.failures.get(model.unwrap_or(SERVER))?;
-        let age = age(past.at_ms).filter(|age| *age < cooldown)?;
-        if past.attempt != attempt || since_ms.is_some_and(|since| past.at_ms < since) {
+        let past = self.failures.get(model.unwrap_or(SERVER)).filter(|past| past.attempt == attempt)?;
+        let moments = Moments { found_ms: past.at_ms, began_ms: caller.began_ms, now_ms: now_ms() };
+        let took = past.took_ms.map(Duration::from_millis);
+        let age = replayed_age(moments, took, caller.cooldown, caller.is_fresh)?;
+        if past.world.differs(&world()) {
             return None;
         }
         Some(Failure {
@@ -205,15 +269,24 @@ impl History {
             hint: past.hint.clone(),
             suggestions: past.suggestions.clone(),
             age: Some(age),
-            is_expensive: true,
+            replay: Replay::Never,
             signal: None,
         })
     }
 
-    /// Remembers a failure.
-    pub fn remember_failure(&mut self, model: Option<&str>, attempt: &str, failure: &Failure) {
+    /// Remembers a failure that took so long to find out, in this world.
+    pub fn remember_failure(
+        &mut self,
+        model: Option<&str>,
+        attempt: &str,
+        failure: &Failure,
+        took: Duration,
+        world: World,
+    ) {
         let past = PastFailure {
             at_ms: now_ms(),
+            took_ms: (failure.replay == Replay::Cooldown).then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            world,
             attempt: attempt.to_owned(),
             category: failure.category,
             reason: failure.reason.clone(),
@@ -304,24 +377,50 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_replayed_while_it_is_young_and_the_attempt_is_the_same() {
+    fn a_failure_is_replayed_to_those_who_waited_if_the_attempt_is_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         let leadership = store.lock.try_lead().unwrap().unwrap();
         let failure = Failure::new(Category::LoadRefused, "no room").hinted("buy some");
-        store.change(&leadership, |history| history.remember_failure(Some("a"), "x", &failure)).unwrap();
-        let minute = Duration::from_secs(60);
+        let took = Duration::from_secs(1);
+        let began_ms = now_ms();
+        store
+            .change(&leadership, |history| history.remember_failure(Some("a"), "x", &failure, took, World::default()))
+            .unwrap();
+        let caller = Caller { began_ms, cooldown: Duration::from_secs(60), is_fresh: false };
         let history = store.history();
-        let replayed = history.failure(Some("a"), "x", minute, None).unwrap();
+        let replay = |model, attempt, caller| history.failure(model, attempt, caller, World::default);
+        let replayed = replay(Some("a"), "x", &caller).unwrap();
         assert_eq!((replayed.reason.as_str(), replayed.hint.as_deref()), ("no room", Some("buy some")));
-        assert!(replayed.age.unwrap() < minute);
-        assert_eq!(history.failure(Some("a"), "y", minute, None), None);
-        assert_eq!(history.failure(Some("b"), "x", minute, None), None);
-        assert_eq!(history.failure(None, "x", minute, None), None);
-        assert_eq!(history.failure(Some("a"), "x", Duration::ZERO, None), None);
-        assert_eq!(history.failure(Some("a"), "x", minute, Some(now_ms() + 1000)), None);
+        assert_eq!(replay(Some("a"), "y", &caller), None);
+        assert_eq!(replay(Some("b"), "x", &caller), None);
+        assert_eq!(replay(None, "x", &caller), None);
+        let without = Caller { cooldown: Duration::ZERO, ..caller };
+        assert_eq!(replay(Some("a"), "x", &without), None);
+        let later = Caller { began_ms: now_ms() + 1000, is_fresh: true, ..caller };
+        assert_eq!(replay(Some("a"), "x", &later), None);
         store.change(&leadership, |history| history.forget_failures("a")).unwrap();
-        assert_eq!(store.history().failure(Some("a"), "x", minute, None), None);
+        assert_eq!(store.history().failure(Some("a"), "x", &caller, World::default), None);
+    }
+
+    fn verdict() -> CachedVerdict {
+        CachedVerdict { at_ms: now_ms(), context_length: None, max_context_length: None, parallel: None, device: None }
+    }
+
+    #[test]
+    fn a_verdict_that_was_found_before_a_change_is_worth_nothing_however_late_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let minute = Duration::from_secs(60);
+        let before = store.generation();
+        store.remember_verdict("a", verdict(), minute, &before).unwrap();
+        assert!(store.verdict("a", minute).is_some());
+        store.forget_verdicts();
+        assert!(store.verdict("a", minute).is_none());
+        store.remember_verdict("a", verdict(), minute, &before).unwrap();
+        assert!(store.verdict("a", minute).is_none());
+        store.remember_verdict("a", verdict(), minute, &store.generation()).unwrap();
+        assert!(store.verdict("a", minute).is_some());
     }
 
     #[test]
@@ -334,16 +433,9 @@ mod tests {
         let leadership = store.lock.try_lead().unwrap().unwrap();
         store.change(&leadership, |history| history.remember_load("a", Duration::from_secs(7))).unwrap();
         assert_eq!(store.history().usual_load("a"), Some(Duration::from_secs(7)));
-        let verdict = CachedVerdict {
-            at_ms: now_ms(),
-            context_length: None,
-            max_context_length: None,
-            parallel: None,
-            device: None,
-        };
-        store.remember_verdict("a", verdict, Duration::from_secs(60)).unwrap();
+        store.remember_verdict("a", verdict(), Duration::from_secs(60), &store.generation()).unwrap();
         assert!(store.verdict("a", Duration::from_secs(60)).is_some());
-        assert!(store.load_lock(&"Long/Key ".repeat(200)).lock_for_child().unwrap().is_some());
+        assert!(store.load(&"Long/Key ".repeat(200)).lock_for_child(Duration::ZERO).unwrap().is_some());
     }
 
     #[test]

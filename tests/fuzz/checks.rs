@@ -12,6 +12,7 @@ use std::time::Duration;
 use lmswarm::pure::base_url::BaseUrl;
 use lmswarm::pure::config::options::{Kind, Layer, OPTIONS, Value};
 use lmswarm::pure::config::{Config, Dialect, parse_file};
+use lmswarm::pure::cooldown::World;
 use lmswarm::pure::http::{Answer, Reply};
 use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
@@ -27,8 +28,8 @@ use lmswarm::pure::opencode::schema::check_agent;
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
-use lmswarm::sys::lock::Leader;
-use lmswarm::sys::state::{History, Verdicts, now_ms};
+use lmswarm::sys::leader::Leader;
+use lmswarm::sys::state::{Caller, History, Verdicts, now_ms};
 use serde_json::{Value as Json, json};
 
 /// A check and its name, which is that of its fuzz target and of its folder of seeds.
@@ -463,8 +464,9 @@ pub fn state(bytes: &[u8]) {
         let facts = History::parse(&again).expect("the same facts");
         assert_eq!(serde_json::to_vec(&facts).expect("facts"), again);
         let hour = Duration::from_secs(3600);
+        let caller = Caller { began_ms: u64::MAX, cooldown: hour, is_fresh: false };
         for model in [None, Some("a")] {
-            if let Some(failure) = facts.failure(model, "x", hour, None) {
+            if let Some(failure) = facts.failure(model, "x", &caller, World::default) {
                 assert!(failure.age.is_some_and(|age| age < hour), "a past failure is told with its age");
             }
         }

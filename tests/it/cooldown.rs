@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::{all_have_looked, all_models};
-use crate::support::{LLAMA, Machine, run, until};
+use crate::support::{GEMMA, LLAMA, Machine, run, until};
 
 /// Makes what is remembered on this machine older, as if time had passed.
 fn age_memory(machine: &Machine, by_ms: u64) {
@@ -19,11 +19,10 @@ fn age_memory(machine: &Machine, by_ms: u64) {
             _ => {}
         }
     }
-    let place = format!(".cache/lmswarm/http-localhost-{}.json", machine.rest_port);
-    let mut facts: Value =
-        serde_json::from_slice(&std::fs::read(machine.path(&place)).expect("a memory")).expect("JSON");
-    age(&mut facts, by_ms);
-    machine.write(&place, &facts.to_string());
+    let text = std::fs::read(machine.path(&memory(machine))).expect("a memory");
+    let mut memory_of: Value = serde_json::from_slice(&text).expect("JSON");
+    age(&mut memory_of, by_ms);
+    machine.write(&memory(machine), &memory_of.to_string());
 }
 
 #[test]
@@ -40,6 +39,7 @@ fn a_load_that_fails_is_tried_once_by_the_whole_herd_and_once_more_after_the_coo
         assert_eq!((&model["category"], &model["reason"]), (&json!("load-failed"), &tried[0]["reason"]));
         assert!(model["ageMs"].as_u64().unwrap() < 60_000, "{model}");
     }
+    stretch_memory(&machine, 60_000);
     machine.ensure(&[LLAMA]).expect(5).says("`--fresh` tries again now").json();
     assert_eq!(machine.loads(LLAMA), 1);
     machine.configure(json!({}));
@@ -52,12 +52,72 @@ fn a_load_that_fails_is_tried_once_by_the_whole_herd_and_once_more_after_the_coo
     assert_eq!(machine.loads(LLAMA), 3);
 }
 
+/// The place of what is remembered of the machine's server.
+fn memory(machine: &Machine) -> String {
+    format!(".cache/lmswarm/http-localhost-{}.json", machine.rest_port)
+}
+
+/// Lets every failure on this machine have taken so long to find out.
+fn stretch_memory(machine: &Machine, took_ms: u64) {
+    let text = std::fs::read(machine.path(&memory(machine))).expect("a memory");
+    let mut memory_of: Value = serde_json::from_slice(&text).expect("JSON");
+    for failure in memory_of["failures"].as_object_mut().expect("failures").values_mut() {
+        failure["tookMs"] = took_ms.into();
+    }
+    machine.write(&memory(machine), &memory_of.to_string());
+}
+
+#[test]
+fn a_failure_is_replayed_for_as_long_as_it_took_to_find_out() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "load", "kind": "refuse" }]));
+    machine.ensure(&[LLAMA]).expect(5).json();
+    stretch_memory(&machine, 30_000);
+    age_memory(&machine, 20_000);
+    assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], true);
+    let short = [LLAMA, "--retry-cooldown-ms", "10000"];
+    assert_eq!(machine.ensure(&short).expect(5).model()["replayed"], false, "the most is configured");
+    stretch_memory(&machine, 1000);
+    age_memory(&machine, 3000);
+    assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], false, "it took a second to find out");
+}
+
+#[test]
+fn a_failure_is_void_at_once_when_the_world_has_changed() {
+    let mut machine = Machine::new();
+    machine.preload(GEMMA);
+    let fails = |machine: &Machine| {
+        machine.faults(json!([{ "on": "load", "kind": "refuse", "times": 1 }]));
+        machine.ensure(&[LLAMA, "--fresh"]).expect(5).json();
+        stretch_memory(machine, 60_000);
+        assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], true);
+    };
+    let works = |machine: &Machine| {
+        machine.ensure(&[LLAMA]).expect(0).json();
+        machine.control("evict", json!({ "identifier": LLAMA }));
+    };
+    fails(&machine);
+    machine.control("evict", json!({ "identifier": GEMMA }));
+    works(&machine);
+    fails(&machine);
+    let models = json!([{ "modelKey": LLAMA }, { "modelKey": "acme/new" }]);
+    machine.write(".lmstudio/.simulator/models.json", &models.to_string());
+    works(&machine);
+    #[cfg(target_os = "linux")]
+    {
+        fails(&machine);
+        machine.restart();
+        works(&machine);
+    }
+}
+
 #[test]
 fn fresh_tries_again_at_once() {
     let machine = Machine::new();
     machine.faults(json!([{ "on": "load", "kind": "crash", "times": 1 }]));
     let first = machine.ensure(&[LLAMA]).expect(5).model();
     assert_eq!((&first["replayed"], &first["ageMs"]), (&json!(false), &json!(null)));
+    stretch_memory(&machine, 60_000);
     let second = machine.ensure(&[LLAMA]).expect(5).model();
     assert_eq!(second["replayed"], true);
     assert!(second["ageMs"].is_u64());
@@ -110,6 +170,7 @@ fn a_failure_is_not_replayed_while_somebody_loads_the_model() {
     let machine = Machine::new();
     machine.faults(json!([{ "on": "load", "kind": "crash", "times": 1 }]));
     machine.ensure(&[LLAMA]).expect(5).json();
+    stretch_memory(&machine, 60_000);
     machine.configure(json!({ "holdLoads": true }));
     let other = machine.start(&[LLAMA, "--state-dir", machine.path("other").to_str().unwrap()]);
     machine.wait_for_loads(2);

@@ -195,11 +195,11 @@ fn a_terminal_gets_no_escapes_but_our_own() {
     let leader = machine.start(&[&key, "--download"]);
     machine.wait_for_event("load-begin");
     let terminal = Terminal::start(machine.command(&["ensure", &key, "-vv"]));
-    until("it waits", || terminal.shown().contains("busy with"));
+    until("it waits", || terminal.shown().contains("waiting for pid"));
     machine.release();
     let (code, seen) = terminal.end();
     assert_eq!((code, tame(leader.end()).code), (0, 0), "{seen}");
-    assert!(seen.contains("busy with") && seen.contains("\\u{202e}boom"), "{seen:?}");
+    assert!(seen.contains("waiting for pid") && seen.contains("\\u{202e}boom"), "{seen:?}");
     machine.faults(json!([{ "on": "lms load", "kind": "fail", "stderr": format!("Error: {EVIL}") }]));
     let (code, failed) = Terminal::start(machine.command(&["ensure", LLAMA, "-vv"])).end();
     assert!(code == 5 && failed.contains("boom"), "{failed:?}");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine, until};
+use crate::support::{GEMMA, LLAMA, Machine, until};
 
 #[cfg(unix)]
 #[test]
@@ -89,4 +89,62 @@ fn a_leader_that_cannot_say_what_for_may_be_loading_what_is_asked_for() {
     machine.release();
     leader.end().expect(0).json();
     machine.ensure(&[LLAMA]).expect(0).json();
+}
+
+#[test]
+fn a_lock_that_a_process_holds_without_leading_keeps_nobody() {
+    let machine = Machine::new();
+    machine.ensure(&[GEMMA]).expect(0).json();
+    let path = machine.path(&format!(".cache/lmswarm/http-localhost-{}.lock", machine.rest_port));
+    let held = std::fs::File::open(&path).expect("the lock file");
+    fs2::FileExt::try_lock_shared(&held).expect("a lock like that of `flock -s`");
+    let before = machine.requests().len();
+    let model = machine.ensure(&[LLAMA]).expect(0).model();
+    assert_eq!((&model["action"], machine.loads(LLAMA)), (&json!("loaded"), 1));
+    let warning = model["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("leads nothing") && warning.contains(path.to_str().unwrap()), "{warning}");
+    let requests = machine.requests().len() - before;
+    assert!(requests < 100, "{requests} requests in a few seconds");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_leader_that_is_stopped_at_one_model_keeps_nobody_from_another() {
+    use rustix::process::Signal;
+    // This server does not list what is downloaded, so the leader asks `lms`, which hangs.
+    let machine = Machine::with(json!({ "restVersion": "v0" }));
+    machine.faults(json!([{ "on": "lms ls", "kind": "hang", "times": 1 }]));
+    let leader = machine.start(&[GEMMA]);
+    until("the leader asks `lms`", || machine.lms_calls().iter().any(|it| it.starts_with("ls")));
+    leader.signal(Signal::STOP);
+    let model = machine.ensure(&[LLAMA]).expect(0).model();
+    assert_eq!(model["action"], "loaded");
+    let warning = model["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains(&format!("pid {}, busy with `{GEMMA}`", leader.pid())), "{warning}");
+    leader.signal(Signal::KILL);
+    leader.signal(Signal::CONT);
+    drop(leader.end());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_unload_that_a_killed_leader_left_behind_is_waited_for() {
+    let machine = Machine::new();
+    machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
+    machine.faults(json!([{ "on": "lms unload", "kind": "slow", "ms": 1500, "times": 1 }]));
+    let args = [LLAMA, "--context-length", "8192"];
+    let leader = machine.start(&args);
+    until("the leader unloads", || machine.lms_calls().iter().any(|it| it.starts_with("unload")));
+    leader.signal(rustix::process::Signal::KILL);
+    drop(leader.end());
+    machine.ensure(&args).expect(0).json();
+    assert_eq!(machine.resident(), [LLAMA]);
+    let order: Vec<String> = machine
+        .record()
+        .iter()
+        .filter_map(|it| it["event"].as_str())
+        .filter(|it| ["unload", "load-begin"].contains(it))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(order, ["load-begin", "unload", "load-begin"], "nothing is unloaded behind the second load");
 }

@@ -101,6 +101,41 @@ fn a_leader_that_is_stopped_keeps_nobody_even_where_no_list_tells() {
 }
 
 #[test]
+fn a_caller_with_less_patience_than_the_leader_does_not_take_its_load_for_over() {
+    for machine in machines_that_cannot_tell() {
+        let leader = machine.start(&[LLAMA]);
+        machine.wait_for_event("load-begin");
+        // The file says nothing by its time: clocks are set, and laptops sleep.
+        let files = std::fs::read_dir(machine.path(".cache/lmswarm")).unwrap().map(|it| it.unwrap().path());
+        for load in files.filter(|it| it.extension().is_some_and(|it| it == "load")) {
+            let file = std::fs::OpenOptions::new().write(true).open(load).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(7200)).unwrap();
+        }
+        for wait in ["--lock-wait-timeout-ms", "--timeout"] {
+            let limit = if wait == "--timeout" { "300ms" } else { "300" };
+            machine.ensure(&[LLAMA, "--load-timeout-ms", "1", wait, limit]).expect(75).json();
+        }
+        machine.release();
+        leader.end().expect(0).json();
+        assert_eq!(machine.loads(LLAMA), 1);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_load_over_rest_that_lost_its_leader_is_not_taken_for_ready_even_where_no_list_tells() {
+    let machine = Machine::with(json!({ "v0": false, "holdLoads": true }));
+    let args = [LLAMA, "--loader", "rest", "--load-timeout-ms", "60000"];
+    let leader = machine.start(&args);
+    machine.wait_for_event("load-begin");
+    leader.signal(rustix::process::Signal::KILL);
+    drop(leader.end());
+    let early = machine.ensure(&[&args[..], &["--timeout", "500ms"]].concat()).expect(75);
+    assert_eq!(early.model()["category"], "deadline");
+    assert_eq!(machine.loads(LLAMA), 1);
+}
+
+#[test]
 fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_tell() {
     for kind in ["null", "hang"] {
         let machine = Machine::with(json!({ "restVersion": "v0", "holdLoads": true }));

@@ -199,6 +199,16 @@ impl Machine {
         self.app = Some(app);
     }
 
+    /// LM Studio ends and is started again, with its server on the same port.
+    pub fn restart(&mut self) {
+        self.crash();
+        if let Some(mut app) = self.app.take() {
+            app.wait().expect("its end");
+        }
+        let port = self.rest_port.to_string();
+        self.start_app(&["--rest-port", &port]);
+    }
+
     pub fn home(&self) -> &Path {
         self.home.path()
     }

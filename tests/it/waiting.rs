@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::{LEADERS_REQUESTS, all_models, most_requests};
-use crate::support::{LLAMA, Machine, QWEN, TOKEN, until};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN, TOKEN, until};
 
 #[test]
 fn a_load_somebody_else_began_is_waited_for() {
@@ -62,12 +62,53 @@ fn a_waiter_whose_time_is_over_says_whom_it_waited_for() {
     let leader = machine.start(&[LLAMA]);
     machine.wait_for_event("load-begin");
     let args = [QWEN, "--lock-wait-timeout-ms", "100"];
-    let report = machine.ensure(&args).expect(75).says(&format!("pid {}, busy with `{LLAMA}`", leader.pid())).json();
+    let whom = format!("pid {}, loading `{LLAMA}`", leader.pid());
+    let report = machine.ensure(&args).expect(75).says(&whom).json();
     assert_eq!((&report["proceed"], &report["models"][0]["category"]), (&json!(true), &json!("lock-timeout")));
+    let late = machine.ensure(&[QWEN, "--timeout", "400ms"]).expect(75).says(&format!("it was waiting for {whom}"));
+    assert_eq!(late.model()["category"], "deadline");
     let closed = machine.ensure(&[&args[..], &["--fail-mode", "closed"]].concat()).expect(75).json();
     assert_eq!(closed["proceed"], false);
     let open = machine.ensure(&[&args[..], &["--fail-mode", "open"]].concat()).expect(0).says("warning:").json();
     assert_eq!((&open["proceed"], &open["ok"]), (&json!(true), &json!(false)));
     machine.release();
     leader.end().expect(0);
+}
+
+#[test]
+fn a_waiter_shows_what_the_leader_does_and_how_far_it_is() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let leader = machine.start(&[LLAMA]);
+    machine.wait_for_event("load-begin");
+    let shown = machine.path("shown");
+    let mut command = machine.command(&["ensure", QWEN, "--progress-every", "100ms"]);
+    command.stderr(std::fs::File::create(&shown).expect("a file")).stdout(std::process::Stdio::null());
+    let mut waiter = command.spawn().expect("lmswarm starts");
+    until("the percentage of the leader's load", || {
+        let shown = std::fs::read_to_string(&shown).expect("what it shows");
+        shown.contains(&format!("pid {}, loading `{LLAMA}`, 5", leader.pid())) && shown.contains(" %")
+    });
+    machine.release();
+    leader.end().expect(0).json();
+    until("the waiter leads and loads", || machine.loads(QWEN) == 1);
+    machine.release();
+    assert!(waiter.wait().expect("its end").success());
+}
+
+#[test]
+fn a_call_that_a_person_waits_for_goes_before_one_in_the_background() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let first = machine.start(&[GEMMA]);
+    machine.wait_for_event("load-begin");
+    let background = machine.start(&[LLAMA, "--background"]);
+    // The leader has looked twice, and each of the others looks once.
+    until("the background call's look", || machine.requests().len() >= 6);
+    let foreground = machine.start(&[QWEN]);
+    until("the foreground call's look", || machine.requests().len() >= 8);
+    for caller in [first, foreground, background] {
+        machine.release();
+        caller.end().expect(0).json();
+    }
+    let loads: Vec<Value> = machine.events("load-begin").iter().map(|it| it["key"].clone()).collect();
+    assert_eq!(loads, [GEMMA, QWEN, LLAMA]);
 }

@@ -1,6 +1,6 @@
 //! Loads, unloads and estimates, by `lms` or by REST.
 
-use std::fs::File;
+use std::io;
 
 use serde_json::json;
 
@@ -16,7 +16,8 @@ use crate::pure::lmstudio::rest::ManagementReply;
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location};
-use crate::sys::lmstudio::lms::{Lms, Problem, complaint};
+use crate::sys::lmstudio::lms::{Lms, Problem, UNLOAD_LIMIT, complaint};
+use crate::sys::operation::Operation;
 use crate::sys::process::Exit;
 
 /// What one `lms load` came to.
@@ -72,14 +73,20 @@ impl LmStudio<'_> {
         &self,
         request: &ModelRequest,
         target: &LoadTarget,
-        lock: &dyn Fn() -> Option<File>,
+        operation: Option<&Operation>,
         on_percent: impl FnMut(u8),
     ) -> Result<LoadResult, Failure> {
         match self.load_method(request)? {
-            LoadMethod::Lms(lms) => self.load_by_lms(lms, request, target, lock, on_percent).await,
+            LoadMethod::Lms(lms) => self.load_by_lms(lms, request, target, operation, on_percent).await,
             LoadMethod::Rest => {
-                let _held = lock();
-                self.load_by_rest(request, target).await
+                let limit = self.context.config.load_timeout;
+                let mark = operation.and_then(|operation| noted(operation.mark_in_server(limit)));
+                let result = self.load_by_rest(request, target).await?;
+                // One that hangs goes on; one whose caller ends does, too.
+                if let Some(mark) = mark.filter(|_| !matches!(result, LoadResult::TimedOut)) {
+                    mark.ended();
+                }
+                Ok(result)
             }
         }
     }
@@ -89,14 +96,14 @@ impl LmStudio<'_> {
         lms: &Lms,
         request: &ModelRequest,
         target: &LoadTarget,
-        lock: &dyn Fn() -> Option<File>,
+        operation: Option<&Operation>,
         mut on_percent: impl FnMut(u8),
     ) -> Result<LoadResult, Failure> {
-        match self.try_lms(lms, request, target, target.placement, lock(), &mut on_percent).await? {
+        match self.try_lms(lms, request, target, target.placement, operation, &mut on_percent).await? {
             Attempt::Ended(result) => Ok(result),
             // The model is on a linked machine alone.
             Attempt::NotFound(_) if target.placement == Placement::Local => {
-                match self.try_lms(lms, request, target, Placement::Any, lock(), &mut on_percent).await? {
+                match self.try_lms(lms, request, target, Placement::Any, operation, &mut on_percent).await? {
                     Attempt::Ended(result) => Ok(result),
                     Attempt::NotFound(failure) => Ok(LoadResult::Failed(failure)),
                 }
@@ -111,11 +118,12 @@ impl LmStudio<'_> {
         request: &ModelRequest,
         target: &LoadTarget,
         placement: Placement,
-        lock: Option<File>,
+        operation: Option<&Operation>,
         on_percent: &mut impl FnMut(u8),
     ) -> Result<Attempt, Failure> {
         let args = load_args(&request.key, &request.options.within(target.max_context), placement);
         let limit = self.context.config.load_timeout;
+        let lock = operation.and_then(|operation| noted(operation.lock_for_child(limit)).flatten());
         let finished = lms
             .load(args.clone(), limit, lock, on_percent)
             .await
@@ -176,7 +184,7 @@ impl LmStudio<'_> {
     pub(crate) async fn undo_load(&self, request: &ModelRequest, identifier: &str) -> Result<(), Failure> {
         match self.load_method(request)? {
             // Success proves nothing; that it is gone does.
-            LoadMethod::Lms(lms) => drop(lms.unload(identifier).await),
+            LoadMethod::Lms(lms) => drop(lms.unload(identifier, None).await),
             LoadMethod::Rest => {
                 drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?);
             }
@@ -184,12 +192,17 @@ impl LmStudio<'_> {
         Ok(())
     }
 
-    pub(crate) async fn unload(&self, identifier: &str) -> Result<Result<(), String>, Failure> {
+    pub(crate) async fn unload(
+        &self,
+        identifier: &str,
+        operation: Option<&Operation>,
+    ) -> Result<Result<(), String>, Failure> {
         let lms = match self.lms() {
             Ok(lms) => lms,
             Err(why) => return Ok(Err(why.to_owned())),
         };
-        match lms.unload(identifier).await {
+        let lock = operation.and_then(|operation| noted(operation.lock_for_child(UNLOAD_LIMIT)).flatten());
+        match lms.unload(identifier, lock).await {
             Ok(()) => Ok(Ok(())),
             Err(Problem::Stopped(stop)) => Err(self.context.interrupted(stop)),
             Err(Problem::Failed(why)) => Ok(Err(why)),
@@ -215,4 +228,9 @@ impl LmStudio<'_> {
         Failure::new(Category::LoadRefused, format!("LM Studio refused to load `{}`: {words}", request.key))
             .hinted(hint)
     }
+}
+
+/// Others see less of an operation whose lock does not work, and no more than that.
+fn noted<T>(locked: io::Result<T>) -> Option<T> {
+    locked.inspect_err(|error| tracing::info!(%error, "the lock of an operation does not work")).ok()
 }

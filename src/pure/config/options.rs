@@ -347,7 +347,7 @@ pub const OPTIONS: &[Spec] = &[
         kind: Kind::Integer(0, MAX_MS),
         default: DefaultValue::Integer(60_000),
         placeholder: "MS",
-        help: "How long a failed load, download or server start is not tried again",
+        help: "Most that a failed load, download or server start is not tried again",
     },
     Spec {
         key: "verifyCacheMs",

@@ -60,6 +60,17 @@ impl Category {
     }
 }
 
+/// Which later callers are told a failure that one caller has found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// None: each looks for itself.
+    Never,
+    /// Those that were waiting when it was found.
+    Waiters,
+    /// Those, and others for as long as it took to find out.
+    Cooldown,
+}
+
 /// What a person and a program are told when a model could not be ensured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -73,9 +84,8 @@ pub struct Failure {
     pub suggestions: Vec<String>,
     /// How old the failure is, if it was found out by an earlier call.
     pub age: Option<Duration>,
-    /// Expensive to find out, so worth remembering for `retryCooldownMs`. What is cheap to
-    /// look at again is looked at again.
-    pub is_expensive: bool,
+    /// Which later callers are told the same, without trying again.
+    pub replay: Replay,
     /// The signal that ended the call, for [`Category::Interrupted`].
     pub signal: Option<u8>,
 }
@@ -89,15 +99,22 @@ impl Failure {
             hint: None,
             suggestions: Vec::new(),
             age: None,
-            is_expensive: category.is_expensive(),
+            replay: if category.is_expensive() { Replay::Cooldown } else { Replay::Never },
             signal: None,
         }
     }
 
-    /// Marks a failure that costs nothing to find out again.
+    /// Marks a failure that costs nothing to find out again, or that concerns this caller alone.
     #[must_use]
     pub fn cheap(self) -> Self {
-        Self { is_expensive: false, ..self }
+        Self { replay: Replay::Never, ..self }
+    }
+
+    /// Marks a failure that callers already waiting must not repeat one by one, and that means
+    /// nothing to callers that come later.
+    #[must_use]
+    pub fn for_waiters(self) -> Self {
+        Self { replay: Replay::Waiters, ..self }
     }
 
     /// Adds what to do next.

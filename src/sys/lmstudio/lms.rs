@@ -17,7 +17,8 @@ use crate::sys::shutdown::{Shutdown, Stop};
 
 const LIST_LIMIT: Duration = Duration::from_secs(15);
 const SERVER_START_LIMIT: Duration = Duration::from_secs(30);
-const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
+/// Longest that an `lms unload` may take.
+pub const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
 /// How long a download takes depends on the line; this only ends what hangs for good.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -95,7 +96,7 @@ impl Lms {
     }
 
     /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is, and
-    /// `lent` stays open while it runs.
+    /// `lock` stays open while it runs.
     ///
     /// # Errors
     /// When the whole call must end; the load was cancelled then.
@@ -103,11 +104,11 @@ impl Lms {
         &self,
         args: Vec<String>,
         limit: Duration,
-        lent: Option<File>,
+        lock: Option<File>,
         mut on_percent: impl FnMut(u8),
     ) -> Result<Finished, Problem> {
         let args = self.reaching(args);
-        self.run_with(&args, limit, lent, |piece| {
+        self.run_with(&args, limit, lock, |piece| {
             if let Some(percent) = last_percent(piece) {
                 on_percent(percent);
             }
@@ -128,16 +129,18 @@ impl Lms {
         }
     }
 
-    /// `lms unload ID`. Success proves nothing; look afterwards.
+    /// `lms unload ID`. Success proves nothing; look afterwards. `lock` stays open while it runs.
     ///
     /// # Errors
     /// When it fails by its own account.
-    pub async fn unload(&self, identifier: &str) -> Result<(), Problem> {
+    pub async fn unload(&self, identifier: &str, lock: Option<File>) -> Result<(), Problem> {
         // It comes from a list, where anybody may have put a name that reads as an option.
         if ModelKey::parse(identifier).is_err() {
             return Err(Problem::Failed(format!("`{}` cannot be given to `lms unload`", printable(identifier))));
         }
-        self.expect_success(vec!["unload".to_owned(), identifier.to_owned()], UNLOAD_LIMIT, |_| {}).await
+        let args = self.reaching(vec!["unload".to_owned(), identifier.to_owned()]);
+        let finished = self.run_with(&args, UNLOAD_LIMIT, lock, |_| {}).await?;
+        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(complaint(&args, &finished, UNLOAD_LIMIT))) }
     }
 
     /// `lms get NAME -y`.
@@ -197,10 +200,10 @@ impl Lms {
         &self,
         args: &[String],
         limit: Duration,
-        lent: Option<File>,
+        lock: Option<File>,
         on_output: impl FnMut(&[u8]),
     ) -> Result<Finished, Problem> {
-        let finished = run(&self.program, args, &self.secrets, limit, &self.shutdown, lent, on_output).await;
+        let finished = run(&self.program, args, &self.secrets, limit, &self.shutdown, lock, on_output).await;
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
             Exit::NotStarted(error) => {
