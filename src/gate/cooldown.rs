@@ -10,8 +10,9 @@ use crate::pure::cooldown::World;
 use crate::pure::outcome::failure::{Category, Failure, Replay};
 use crate::pure::outcome::report::Ready;
 use crate::pure::residency::Snapshot;
+use crate::sys::clock::now_ms;
 use crate::sys::listener::life_of;
-use crate::sys::state::{Caller, History, now_ms};
+use crate::sys::state::{Caller, History};
 
 impl ModelTask<'_> {
     /// A failure of an earlier call to start the server, while it is to be replayed.

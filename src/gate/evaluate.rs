@@ -3,14 +3,16 @@
 
 use std::time::Instant;
 
-use super::ModelTask;
-use super::wait::LOOK_INTERVAL;
+use super::{LOOK_INTERVAL, ModelTask};
 use crate::backend::Observation;
 use crate::pure::decision::{Change, Decision, Known, OwnLoad, decide};
+use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Drift, Readiness, Residency, Snapshot, drift};
+use crate::pure::text::{duration, listed};
 use crate::sys::leader::Leader;
+use crate::sys::log;
 use crate::sys::state::Store;
 
 /// What comes next for a model; a failure is an `Err`.
@@ -37,7 +39,11 @@ impl ModelTask<'_> {
             Observation::Down if !gate.backend.may_start() => return Err(gate.backend.down()),
             Observation::Down => return self.server_failure().map_or(Ok(Step::StartServer), Err),
         };
-        match decide(snapshot, self.request, gate.call.config, &self.known(snapshot), gate.backend.name()) {
+        let decision = decide(snapshot, self.request, gate.call.config, &self.known(snapshot), gate.backend.name());
+        if log::explains() {
+            tracing::debug!("`{}` {}: {}", self.request.key, seen(snapshot, self.request), decided(&decision));
+        }
+        match decision {
             Decision::Ready(instance, warnings) => {
                 for warning in warnings {
                     self.warn(warning);
@@ -114,6 +120,45 @@ impl ModelTask<'_> {
         )
         .hinted(format!("unload it (`{command}`) and try again, or set `onMismatch` to `reload` or `ignore`"))
     }
+}
+
+/// What a snapshot shows of a model, for people who want to know.
+fn seen(snapshot: &Snapshot, request: &ModelRequest) -> String {
+    match snapshot.residency(&request.key) {
+        Residency::Addressable(instance) => {
+            let readiness = match instance.readiness {
+                Readiness::Ready => "ready",
+                _ => "resident, ready or still loading",
+            };
+            let context = instance.context_length.map_or(String::new(), |tokens| format!(", with {tokens} tokens"));
+            format!("is {readiness}{context}")
+        }
+        Residency::Loading(_) => "is loading".to_owned(),
+        Residency::Duplicates(copies) => {
+            format!("is resident only as {}", listed(copies.iter().map(|it| it.identifier.as_str()), "and"))
+        }
+        Residency::Absent => "is not resident".to_owned(),
+        Residency::Unknown => "is in one list and not in the other".to_owned(),
+    }
+}
+
+/// What is made of it.
+fn decided(decision: &Decision<'_>) -> String {
+    let text = match decision {
+        Decision::Ready(..) => "nothing to do",
+        Decision::Wait => "its load is to be waited for",
+        Decision::Change(Change::Load) => "it has to be loaded",
+        Decision::Change(Change::Reconcile) => "these copies have to go first",
+        Decision::Change(Change::Reload) => "it has to be loaded again for more context",
+        Decision::NotDownloaded => "no such key is downloaded",
+        Decision::Drifted(_) => "that is too little context, and onMismatch says to fail",
+        Decision::Unknown => "that means nothing yet",
+        Decision::Failed(failure) => {
+            let age = duration(failure.age.unwrap_or_default());
+            return format!("that failed {age} ago and is not tried again now");
+        }
+    };
+    text.to_owned()
 }
 
 impl super::Gate<'_> {

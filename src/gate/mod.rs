@@ -25,14 +25,18 @@ pub use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Reading, Residency};
+use crate::sys::clock::now_ms;
 use crate::sys::http::Server;
 use crate::sys::leader::{Leader, Leadership};
 use crate::sys::lock::Lock;
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
-use crate::sys::state::{Store, now_ms};
+use crate::sys::state::Store;
 use evaluate::Step;
 use wait::Turn;
+
+/// How often a waiter observes for itself: the leader may be stopped, or another client loads.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Everything one call is about.
 #[derive(Debug)]
@@ -384,8 +388,12 @@ impl<'a> ModelTask<'a> {
     fn try_lead(&self) -> Option<Lead> {
         let Some(store) = self.gate.store() else { return Some(Lead(None)) };
         match store.lock.try_lead() {
-            Ok(None) => None,
+            Ok(None) => {
+                tracing::debug!("another process leads at {}: waiting for it", self.gate.context.base());
+                None
+            }
             Ok(Some(leadership)) => {
+                tracing::debug!("this call leads at {}", self.gate.context.base());
                 let lead = Lead(Some(leadership));
                 self.gate.leader.replace(Some(Leader {
                     pid: std::process::id(),

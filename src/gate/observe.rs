@@ -8,7 +8,8 @@ use crate::backend::Observation;
 use crate::pure::outcome::failure::Failure;
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Instance, Readiness, Reading, Source, drift};
-use crate::sys::state::{CachedVerdict, Store, now_ms};
+use crate::sys::clock::now_ms;
+use crate::sys::state::{CachedVerdict, Store};
 
 /// How long a verdict of `lms ps` is reused unless configured: it takes 300 ms to get.
 const SLOW_SOURCE_CACHE: Duration = Duration::from_secs(30);

@@ -2,18 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::ModelTask;
 use super::evaluate::Step;
+use super::{LOOK_INTERVAL, ModelTask};
 use crate::backend::Backoff;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::Action;
 use crate::pure::text::{duration, printable};
+use crate::sys::clock::age;
 use crate::sys::leader::Leader;
 use crate::sys::lock::poll_interval;
-use crate::sys::state::{Store, age};
+use crate::sys::state::Store;
 
-/// How often a waiter observes for itself: the leader may be stopped, or another client loads.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a waiter reads what the leader does.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a leader may show no life, or a process that does not lead keep the lock, before
@@ -121,7 +120,7 @@ impl ModelTask<'_> {
             .hinted("wait longer with --lock-wait-timeout-ms, or look at what that process is doing")
     }
 
-    /// Waits for a load that is under way, whoever ordered it, and returns what comes next.
+    /// Waits for a load that is under way, ours or that of another client, and returns what comes next.
     pub(super) async fn wait_for_load(&self) -> Result<Step, Failure> {
         let gate = self.gate;
         let started = Instant::now();

@@ -75,7 +75,7 @@ impl ModelKey {
     /// Reads a key, or a ref `provider/key` when `provider` is one of `gated`.
     ///
     /// The split is at the first slash (opencode's rule), so `qwen/qwen3` stays a key
-    /// unless somebody gates a provider called `qwen`.
+    /// unless a provider is gated that is called `qwen`.
     ///
     /// # Errors
     /// See [`InvalidModel`].

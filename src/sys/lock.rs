@@ -183,7 +183,7 @@ mod tests {
         assert!(!lock.is_held().unwrap());
         let together = [lock.try_shared().unwrap().unwrap(), lock.try_shared().unwrap().unwrap()];
         assert!(lock.try_exclusive().unwrap().is_none());
-        assert!(!lock.is_held().unwrap(), "nobody has it alone");
+        assert!(!lock.is_held().unwrap(), "no process has it alone");
         drop(together);
         assert!(lock.try_exclusive().unwrap().is_some());
     }

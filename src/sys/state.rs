@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::pure::base_url::file_name;
 use crate::pure::cooldown::{Moments, World, replayed_age};
 use crate::pure::json::Object;
 use crate::pure::outcome::failure::{Category, Failure, Replay};
-use crate::sys::clock::monotonic_ms;
+use crate::sys::clock::{age, monotonic_ms, now_ms};
 use crate::sys::files::read_all;
 use crate::sys::leader::{LeaderLock, Leadership};
 use crate::sys::lock::LockFile;
@@ -319,7 +319,7 @@ impl History {
 
     /// Remembers that LM Studio granted less context than wanted.
     pub fn remember_granted(&mut self, model: &str, wanted: u64, has: u64, cooldown: Duration) {
-        // Whoever asks for less is answered by the larger refusal as well.
+        // A caller that asks for less is answered by the larger refusal as well.
         let past =
             self.granted.get(model).filter(|it| it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown));
         let wanted = past.map_or(wanted, |it| it.wanted.max(wanted));
@@ -332,17 +332,6 @@ impl History {
         let granted = self.granted.get(model)?;
         age(granted.at_ms).filter(|age| *age < cooldown).map(|_| (granted.wanted, granted.has))
     }
-}
-
-/// The time now, in Unix milliseconds.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|time| u64::try_from(time.as_millis()).ok()).unwrap_or(0)
-}
-
-/// How long ago that was; `None` if it lies in the future (the clock was set back), which
-/// must not keep anything alive for ever.
-pub fn age(at_ms: u64) -> Option<Duration> {
-    now_ms().checked_sub(at_ms).map(Duration::from_millis)
 }
 
 /// The content of a state file.

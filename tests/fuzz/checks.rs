@@ -28,8 +28,9 @@ use lmswarm::pure::opencode::schema::check_agent;
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
+use lmswarm::sys::clock::now_ms;
 use lmswarm::sys::leader::Leader;
-use lmswarm::sys::state::{Caller, History, Verdicts, now_ms};
+use lmswarm::sys::state::{Caller, History, Verdicts};
 use serde_json::{Value as Json, json};
 
 /// A check and its name, which is that of its fuzz target and of its folder of seeds.

@@ -105,3 +105,15 @@ fn a_reader_that_went_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
+
+#[test]
+fn verbose_tells_what_was_seen_and_what_was_decided() {
+    let machine = Machine::new();
+    machine.control("load", json!({ "key": LLAMA, "identifier": format!("{LLAMA}:2") }));
+    let run = machine.run(&["ensure", LLAMA, "-v", "--no-progress"]).expect(0);
+    let said: Vec<&str> = run.stderr.lines().filter(|line| line.contains(&format!("`{LLAMA}` is "))).collect();
+    let seen = format!("is resident only as `{LLAMA}:2`: these copies have to go first");
+    assert!(said.iter().any(|line| line.ends_with(&seen)), "{said:?}");
+    let run = machine.run(&["ensure", LLAMA, "-v"]).expect(0).says("is ready, with 4096 tokens: nothing to do");
+    assert!(!run.stderr.contains("leads"), "a warm call leads nothing: {}", run.stderr);
+}

@@ -150,7 +150,7 @@ pub struct Verdict {
 
 /// Ranks the failures of one call, in the order the models were given.
 pub fn verdict(failures: &[&Failure], mode: FailMode) -> Verdict {
-    // Somebody asked this very process to stop: no fail mode turns that into a yes.
+    // The user asked this very process to stop: no fail mode turns that into a yes.
     if let Some(signal) = failures.iter().find_map(|failure| failure.signal) {
         return Verdict { ok: false, proceed: false, exit: ExitCode::Signal(signal) };
     }

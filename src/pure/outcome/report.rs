@@ -15,7 +15,7 @@ use crate::pure::text::printable;
 pub enum Action {
     /// It was addressable already, or nothing came of it.
     None,
-    /// Somebody else loaded it meanwhile.
+    /// Another process loaded it meanwhile.
     Waited,
     /// It was loaded.
     Loaded,
@@ -53,13 +53,13 @@ pub struct Outcome {
     pub was_tried: bool,
     /// Addressable, or why not.
     pub result: Result<Ready, Failure>,
-    /// Things worth knowing that stop nobody.
+    /// What the user should know and what stops no caller.
     pub warnings: Vec<String>,
     /// From the start of the call to this outcome.
     pub elapsed: Duration,
 }
 
-/// The whole report. Sentences are escaped, so that whoever passes one on need not do it; names
+/// The whole report. Sentences are escaped, so that a program that passes one on need not do it; names
 /// are data, and stay as they are.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -148,7 +148,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The report of a call that failed as a whole. It never says proceed: whoever cannot
+    /// The report of a call that failed as a whole. It never says proceed: a process that cannot
     /// read the configuration cannot know that the user wanted to be let through.
     pub fn of_error(reason: &str, hint: Option<&str>, exit_code: u8) -> Self {
         Self {
