@@ -13,7 +13,14 @@
 #[allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, clippy::print_stderr, reason = "it is the tests'")]
 mod support;
 
+#[cfg(unix)]
+#[path = "../../tests/it/desk.rs"]
+#[allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, clippy::print_stderr, reason = "it is the tests'")]
+mod desk;
+
 mod cold;
+#[cfg(unix)]
+mod opencode;
 mod resources;
 mod steps;
 mod table;
@@ -38,6 +45,8 @@ fn main() -> ExitCode {
     cold::overhead(rounds.div_ceil(3));
     cold::herd(rounds.div_ceil(6));
     cold::takeover(rounds.div_ceil(6));
+    #[cfg(unix)]
+    opencode::measure(rounds);
     if resources::measure() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
