@@ -1,12 +1,10 @@
 //! Shows what a slow call is doing: a moving line on a terminal, one line now and then
-//! elsewhere, nothing where it is not wanted. The only file that names indicatif.
+//! elsewhere, nothing where it is not wanted. The only file that names terminal_size.
 
-use std::io::{IsTerminal, stderr};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::pure::text::{duration, printable};
@@ -15,8 +13,12 @@ use crate::sys::output::Console;
 /// How often a line is printed where there is no terminal, unless configured.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// No percentage is known yet.
-const UNKNOWN: u8 = u8::MAX;
+/// How often the moving line is drawn, and what moves in it.
+const FRAME: Duration = Duration::from_millis(120);
+const FRAMES: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+
+/// Back to the start of the line, which is emptied.
+const CLEAR: &str = "\r\u{1b}[2K";
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +39,9 @@ impl Progress {
     /// Settles how to show progress; `every` is how often where there is no terminal.
     pub fn new(console: Console, wanted: bool, every: Option<Duration>) -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|it| it == "dumb");
-        let style = match (wanted && !console.is_quiet(), stderr().is_terminal() && !dumb) {
+        // A console of Windows may show the codes that move the line instead of obeying them.
+        let can_move = stderr().is_terminal() && !dumb && cfg!(unix);
+        let style = match (wanted && !console.is_quiet(), can_move) {
             (false, _) => Style::Nothing,
             (true, true) => Style::Moving,
             (true, false) => Style::Lines,
@@ -52,55 +56,62 @@ impl Progress {
             None => text.to_owned(),
         };
         let text = printable(&text);
-        let mut activity = Activity {
-            progress: self,
-            started: Instant::now(),
-            bar: None,
-            text: Arc::new(Mutex::new(text.clone())),
-            percent: Arc::new(AtomicU8::new(UNKNOWN)),
-            ticker: None,
-        };
-        match self.style {
-            Style::Nothing => {}
+        let shown = watch::Sender::new(Shown { text, percent: None, started: Instant::now() });
+        let ticker = match self.style {
+            Style::Nothing => None,
             Style::Lines => {
-                self.console.note(&text);
-                let text = Arc::clone(&activity.text);
-                let reminder = remind(self, text, activity.started, Arc::clone(&activity.percent));
-                activity.ticker = Some(tokio::spawn(reminder));
+                self.console.note(&shown.borrow().text);
+                Some(tokio::spawn(remind(self, shown.subscribe())))
             }
             Style::Moving => {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-                // `{elapsed}` is drawn anew by the ticker; the template is a constant, so it parses.
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {prefix}{elapsed}") {
-                    bar.set_style(style);
-                }
-                bar.set_message(text);
-                bar.tick();
-                // Its own ticker would be a thread, which the system may refuse.
-                activity.ticker = Some(tokio::spawn(turn(bar.clone())));
-                activity.bar = Some(bar);
+                draw(&shown.borrow(), FRAMES[0]);
+                Some(tokio::spawn(turn(shown.subscribe())))
             }
-        }
-        activity
+        };
+        Activity { progress: self, shown, ticker }
     }
 }
 
-async fn turn(bar: ProgressBar) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(120)).await;
-        bar.tick();
+/// What is shown: what goes on, how far it is, and since when.
+#[derive(Debug)]
+struct Shown {
+    text: String,
+    percent: Option<u8>,
+    started: Instant,
+}
+
+async fn turn(shown: watch::Receiver<Shown>) {
+    for frame in FRAMES.into_iter().cycle().skip(1) {
+        tokio::time::sleep(FRAME).await;
+        draw(&shown.borrow(), frame);
     }
 }
 
-async fn remind(progress: Progress, text: Arc<Mutex<String>>, started: Instant, percent: Arc<AtomicU8>) {
+fn draw(Shown { text, percent, started }: &Shown, frame: char) {
+    let percent = percent.map_or(String::new(), |percent| format!("{percent} % "));
+    let seconds = Duration::from_secs(started.elapsed().as_secs());
+    let line = format!("{frame} {text} {percent}{}", duration(seconds));
+    let columns = terminal_size::terminal_size_of(stderr()).map_or(80, |(width, _)| usize::from(width.0));
+    // In one piece, or it flickers. Where stderr is closed nothing is left to tell it to.
+    let _ = stderr().write_all(format!("{CLEAR}{}", fitting(&line, columns)).as_bytes());
+}
+
+/// As much of a line as fits: what wraps to the next one would stay there.
+fn fitting(line: &str, columns: usize) -> &str {
+    let mut width = 0;
+    // Of other letters some take two columns.
+    let end = line.char_indices().find(|(_, char)| {
+        width += if char.is_ascii() { 1 } else { 2 };
+        width >= columns
+    });
+    end.map_or(line, |(end, _)| &line[..end])
+}
+
+async fn remind(progress: Progress, shown: watch::Receiver<Shown>) {
     loop {
         tokio::time::sleep(progress.reminder).await;
-        let done = match percent.load(Ordering::Relaxed) {
-            UNKNOWN => String::new(),
-            percent => format!(", {percent} %"),
-        };
-        // A thread that panicked here would have left a whole text.
-        let text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Shown { text, percent, started } = &*shown.borrow();
+        let done = percent.map_or(String::new(), |percent| format!(", {percent} %"));
         progress.console.note(&format!("still {text}{done}, {} so far", duration(started.elapsed())));
     }
 }
@@ -110,10 +121,7 @@ async fn remind(progress: Progress, text: Arc<Mutex<String>>, started: Instant, 
 #[must_use]
 pub struct Activity {
     progress: Progress,
-    started: Instant,
-    bar: Option<ProgressBar>,
-    text: Arc<Mutex<String>>,
-    percent: Arc<AtomicU8>,
+    shown: watch::Sender<Shown>,
     /// Draws or prints from time to time.
     ticker: Option<JoinHandle<()>>,
 }
@@ -121,25 +129,17 @@ pub struct Activity {
 impl Activity {
     /// Shows what it is now.
     pub fn text(&self, text: &str) {
-        let text = printable(text);
-        if let Some(bar) = &self.bar {
-            bar.set_message(text.clone());
-        }
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        self.shown.send_modify(|shown| shown.text = printable(text));
     }
 
     /// Shows how far it is.
     pub fn percent(&self, percent: u8) {
-        self.percent.store(percent, Ordering::Relaxed);
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("{percent} % "));
-        }
+        self.shown.send_modify(|shown| shown.percent = Some(percent));
     }
 
     /// Ends it with a line that stays.
     pub fn done(self, text: &str) {
-        let Self { progress, started, .. } = &self;
-        let (progress, time) = (*progress, started.elapsed());
+        let (progress, time) = (self.progress, self.shown.borrow().started.elapsed());
         drop(self);
         if progress.style != Style::Nothing {
             progress.console.note(&format!("{text} after {}", duration(time)));
@@ -149,11 +149,26 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
         if let Some(ticker) = self.ticker.take() {
             ticker.abort();
+        }
+        if self.progress.style == Style::Moving {
+            // As for drawing.
+            let _ = write!(stderr(), "{CLEAR}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moving_line_never_reaches_the_edge() {
+        for (line, columns, wanted) in
+            [("abc", 80, "abc"), ("abc", 4, "abc"), ("abc", 3, "ab"), ("a模型", 5, "a模"), ("abc", 0, "")]
+        {
+            assert_eq!(fitting(line, columns), wanted, "{line} {columns}");
         }
     }
 }
