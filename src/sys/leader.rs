@@ -57,6 +57,7 @@ pub struct LeaderLock {
 #[must_use]
 pub struct Leadership {
     // In this order: a waiter that sees `busy` free may lead at once.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "held; what it says lies in a file of its own"))]
     lead: Lock,
     _busy: Option<Lock>,
     #[cfg(not(unix))]
