@@ -14,6 +14,7 @@ use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Scope, Spec, Va
 use crate::pure::outcome::exit;
 use crate::pure::shell::wrapper;
 use crate::pure::text::printable;
+use crate::pure::units::parse_duration;
 use crate::sys::output::ColorChoice;
 use crate::sys::paths;
 
@@ -258,8 +259,8 @@ pub(crate) struct OutputArgs {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if !time.is_zero() => Ok(time),
+    match parse_duration(text) {
+        Some(time) if !time.is_zero() => Ok(time),
         _ => Err("it must be a time with a unit, such as 90s, 10m or 1h30m".to_owned()),
     }
 }
@@ -282,7 +283,7 @@ impl Args for OptionFlags {
 fn flag(spec: &'static Spec) -> Arg {
     let arg = Arg::new(spec.key)
         .long(spec.flag)
-        .help(format!("{} [default: {}]", spec.help, spec.default))
+        .help(format!("{} [default: {}]", spec.help, spec.default_text()))
         .help_heading(match spec.scope {
             Scope::Model => "Configuration of models",
             Scope::Server => "Configuration of servers",
@@ -401,9 +402,9 @@ pub(crate) struct RunArgs {
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    match parse_duration(text) {
         // Shorter would be load on the server for nothing.
-        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        Some(time) if time >= Duration::from_secs(1) => Ok(time),
         _ => Err("it must be a time of a second or more with a unit, such as 30s, 5m or 1h".to_owned()),
     }
 }

@@ -18,3 +18,4 @@ pub mod outcome;
 pub mod residency;
 pub mod shell;
 pub mod text;
+pub mod units;

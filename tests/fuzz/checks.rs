@@ -28,6 +28,7 @@ use lmswarm::pure::opencode::schema::check_agent;
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
+use lmswarm::pure::units::Unit;
 use lmswarm::sys::clock::now_ms;
 use lmswarm::sys::leader::Leader;
 use lmswarm::sys::state::{Caller, History, Verdicts};
@@ -255,12 +256,15 @@ pub fn config(bytes: &[u8]) {
 }
 
 fn has_type(kind: Kind, value: &Json) -> bool {
-    let is_whole = |least, most| value.as_u64().is_some_and(|it| (least..=most).contains(&it));
+    let is_whole = |unit: Unit, least, most| {
+        let amount = value.as_u64().or_else(|| unit.read_amount(value.as_str()?));
+        amount.is_some_and(|it| (least..=most).contains(&it))
+    };
     match kind {
         Kind::VariableName | Kind::Path | Kind::Url => value.as_str().is_some_and(|it| !it.is_empty()),
         Kind::Boolean => value.is_boolean(),
-        Kind::Integer(least, most) => is_whole(least, most),
-        Kind::AutoOrInteger(least, most) => value == "auto" || is_whole(least, most),
+        Kind::Integer(unit, least, most) => is_whole(unit, least, most),
+        Kind::AutoOrInteger(unit, least, most) => value == "auto" || is_whole(unit, least, most),
         Kind::Choice(words) => value.as_str().is_some_and(|it| words.contains(&it)),
         Kind::List => value.as_array().is_some_and(|items| items.iter().all(Json::is_string)),
         Kind::Gpu => value.is_string() || value.as_f64().is_some_and(|it| (0.0..=1.0).contains(&it)),
@@ -407,7 +411,7 @@ pub fn model(bytes: &[u8]) {
         if let Ok(value) = spec.kind.read(&text, Some(Path::new("/home/me"))) {
             assert!(!text.is_empty(), "{}", spec.key);
             let numbers = |value: &Value| if let Value::Integer(number) = value { *number } else { 0 };
-            if let Kind::Integer(least, most) = spec.kind {
+            if let Kind::Integer(_, least, most) = spec.kind {
                 assert!((least..=most).contains(&numbers(&value)));
             }
         }

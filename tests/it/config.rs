@@ -13,7 +13,7 @@ fn a_mistake_in_the_file_is_exit_78_with_its_place() {
         ("", "config.json:1:1: the file is empty"),
         (
             "{\n  \"ttlSeconds\": \"soon\",\n}",
-            "config.json:2:17: ttlSeconds: `\"soon\"` must be a whole number from 0 to",
+            "config.json:2:17: ttlSeconds: `\"soon\"` must be a time such as 90s or 2h",
         ),
         ("{ \"failMode\": 1 }", "must be one of \"closed\", \"hybrid\", \"open\""),
         ("{ \"parallel\": 2", "config.json:1:"),
@@ -62,7 +62,8 @@ fn options_by_model_beat_the_files_own() {
 fn a_bad_flag_is_2_and_a_bad_variable_is_78() {
     let machine = Machine::new();
     for (flag, value, wanted) in [
-        ("--ttl-seconds", "soon", "a whole number from 0 to"),
+        ("--ttl-seconds", "soon", "a time such as 90s or 2h, or seconds from 0 to"),
+        ("--context-length", "32kb", "32768 or 32k"),
         ("--fail-mode", "ajar", "\"closed\", \"hybrid\", \"open\""),
         ("--gpu", "auto", "a number from 0 to 1"),
         ("--base-url", "htp://x", "`http` and `https`"),
@@ -79,6 +80,18 @@ fn a_bad_flag_is_2_and_a_bad_variable_is_78() {
         run(machine.command(&["ensure", "--json", LLAMA]).env(name, value)).expect(78).says(name).json();
     }
     run(machine.command(&["ensure", LLAMA]).env("LMSWARM_TTL_SECONDS", "")).expect(0).says("loaded");
+}
+
+#[test]
+fn times_and_sizes_are_taken_as_people_write_them() {
+    let machine = Machine::new();
+    machine.write(FILE, r#"{ "contextLength": "4k", "perModel": { "google/gemma-3-12b": { "ttlSeconds": "1h" } } }"#);
+    let mut command = machine.command(&["ensure", LLAMA, "--load-timeout-ms", "10m", "--timeout", "5m"]);
+    run(command.env("LMSWARM_TTL_SECONDS", "15m")).expect(0).says("loaded");
+    machine.ensure(&["google/gemma-3-12b", "--context-length", "8K"]).expect(0).json();
+    let loads = machine.events("load-begin");
+    assert_eq!((&loads[0]["ttlMs"], &loads[0]["contextLength"]), (&json!(900_000), &json!(4096)));
+    assert_eq!((&loads[1]["ttlMs"], &loads[1]["contextLength"]), (&json!(3_600_000), &json!(8192)));
 }
 
 #[test]

@@ -385,7 +385,12 @@ impl FileReader<'_> {
             (Kind::Gpu, Ast::NumberLit(number)) => Gpu::parse(number.value).map(Value::Gpu).ok_or_else(wrong),
             // The same four in the table of `lms`: a share may be written as a text, too.
             (Kind::Gpu, Ast::StringLit(text)) => Gpu::parse(&text.value).map(Value::Gpu).ok_or_else(wrong),
-            (Kind::AutoOrInteger(..), Ast::StringLit(text)) if text.value == "auto" => Ok(Value::Auto),
+            // In quotes it must have a unit: a mere number there is a mistake.
+            (Kind::Integer(unit, ..) | Kind::AutoOrInteger(unit, ..), Ast::StringLit(text))
+                if unit.read_amount(&text.value).is_some() || text.value == "auto" =>
+            {
+                kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
+            }
             (Kind::VariableName | Kind::Url | Kind::Choice(_), Ast::StringLit(text)) => {
                 kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
@@ -471,11 +476,14 @@ mod tests {
             ("[1]", "config.json:1:1: the file must hold an object"),
             (
                 "{\n  \"ttlSeconds\": \"abc\"\n}",
-                "config.json:2:17: ttlSeconds: `\"abc\"` must be a whole number from 0 to 4294967295",
+                "config.json:2:17: ttlSeconds: `\"abc\"` must be a time such as 90s or 2h, or seconds from 0 to 4294967295",
             ),
-            ("{ \"ttlSeconds\": -1 }", "`-1` must be a whole number"),
-            ("{ \"ttlSeconds\": 1e3 }", "`1e3` must be a whole number"),
-            ("{ \"ttlSeconds\": null }", "`null` must be a whole number"),
+            ("{ \"ttlSeconds\": -1 }", "`-1` must be a time"),
+            ("{ \"ttlSeconds\": 1e3 }", "`1e3` must be a time"),
+            ("{ \"ttlSeconds\": null }", "`null` must be a time"),
+            ("{ \"ttlSeconds\": \"60\" }", "`\"60\"` must be a time"),
+            ("{ \"loadTimeoutMs\": \"auto\" }", "`\"auto\"` must be a time"),
+            ("{ \"parallel\": \"2k\" }", "`\"2k\"` must be a whole number"),
             ("{ \"failMode\": \"Open\" }", "`\"Open\"` must be one of \"closed\", \"hybrid\", \"open\""),
             ("{ \"evictProtect\": [\"a\", 1] }", "must be a list of texts"),
             ("{ \"stateDir\": \"here\" }", "`\"here\"` must be a path (in a file: absolute"),
@@ -517,6 +525,21 @@ mod tests {
         assert_eq!(config.state_dir, Some(PathBuf::from("/home/me/s")));
         assert_eq!(config.load_options(&ModelKey::parse("a").unwrap()).parallel, Some(2));
         assert!(file.warnings.is_empty());
+    }
+
+    #[test]
+    fn times_and_sizes_may_be_written_with_their_unit() {
+        let file = read(
+            r#"{ "ttlSeconds": "1h", "loadTimeoutMs": "10m", "contextLength": "32k", "evictOnPressure": true,
+                 "ramBudgetMB": "24GB", "verifyCacheMs": "5s", "perModel": { "a": { "contextLength": "64k" } } }"#,
+        );
+        let config = Config::from_layer(&file.unwrap().layer);
+        let options = |key| config.load_options(&ModelKey::parse(key).unwrap());
+        assert_eq!((options("a").context_length, options("b").context_length), (Some(65536), Some(32768)));
+        assert_eq!(options("a").ttl_seconds, Some(3600));
+        assert_eq!(config.load_timeout, Duration::from_secs(600));
+        assert_eq!(config.verify_cache, Some(Duration::from_secs(5)));
+        assert_eq!(config.eviction.unwrap().budget, 24 << 30);
     }
 
     #[test]

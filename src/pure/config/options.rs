@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::load::Gpu;
 use crate::pure::text::{printable, without_secrets};
+use crate::pure::units::Unit;
 
 /// The type of an option's value, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +22,10 @@ pub enum Kind {
     Url,
     /// `true` or `false`.
     Boolean,
-    /// A whole number between the two, both included.
-    Integer(u64, u64),
+    /// A whole number of something, between the two, both included.
+    Integer(Unit, u64, u64),
     /// The same, or `auto`.
-    AutoOrInteger(u64, u64),
+    AutoOrInteger(Unit, u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of texts.
@@ -46,19 +47,6 @@ pub enum DefaultValue {
     Auto,
     Word(&'static str),
     List(&'static [&'static str]),
-}
-
-impl fmt::Display for DefaultValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unset(words) | Self::Word(words) => f.write_str(words),
-            Self::Boolean(on) => write!(f, "{on}"),
-            Self::Integer(number) => write!(f, "{number}"),
-            Self::Auto => f.write_str("auto"),
-            Self::List([]) => f.write_str("none"),
-            Self::List(items) => f.write_str(&items.join(",")),
-        }
-    }
 }
 
 /// The smallest thing that an option can be set for.
@@ -107,6 +95,19 @@ impl Spec {
         (!spec.is_for_file_alone() && spec.variable() == name).then_some(spec)
     }
 
+    /// The default, as it could be given, or in words.
+    pub fn default_text(&self) -> String {
+        match (self.default, self.kind) {
+            (DefaultValue::Unset(words) | DefaultValue::Word(words), _) => words.to_owned(),
+            (DefaultValue::Boolean(on), _) => on.to_string(),
+            (DefaultValue::Integer(number), Kind::Integer(unit, ..)) => unit.display(number).to_string(),
+            (DefaultValue::Integer(number), _) => number.to_string(),
+            (DefaultValue::Auto, _) => "auto".to_owned(),
+            (DefaultValue::List([]), _) => "none".to_owned(),
+            (DefaultValue::List(items), _) => items.join(","),
+        }
+    }
+
     /// Whether the option can be given on the command line and in the environment.
     pub fn is_for_file_alone(&self) -> bool {
         self.kind == Kind::PerModel
@@ -124,27 +125,27 @@ pub const OPTIONS: &[Spec] = &[
         flag: "context-length",
         alias: None,
         scope: Scope::Model,
-        kind: Kind::Integer(0, MAX_COUNT),
+        kind: Kind::Integer(Unit::Tokens, 0, MAX_COUNT),
         default: DefaultValue::Integer(0),
         placeholder: "TOKENS",
-        help: "Context the model needs, in tokens; less is drift; 0 leaves it to LM Studio",
+        help: "Context the model needs; less is drift; 0 leaves it to LM Studio",
     },
     Spec {
         key: "ttlSeconds",
         flag: "ttl-seconds",
         alias: None,
         scope: Scope::Model,
-        kind: Kind::Integer(0, MAX_COUNT),
+        kind: Kind::Integer(Unit::Seconds, 0, MAX_COUNT),
         default: DefaultValue::Integer(0),
-        placeholder: "SECONDS",
-        help: "Let LM Studio unload the model after this many idle seconds; 0 means never",
+        placeholder: "DURATION",
+        help: "Let LM Studio unload the model after being idle so long; 0 means never",
     },
     Spec {
         key: "parallel",
         flag: "parallel",
         alias: None,
         scope: Scope::Model,
-        kind: Kind::Integer(0, 1024),
+        kind: Kind::Integer(Unit::Count, 0, 1024),
         default: DefaultValue::Integer(0),
         placeholder: "N",
         help: "Requests the model serves at once; 0 leaves it to LM Studio",
@@ -264,20 +265,20 @@ pub const OPTIONS: &[Spec] = &[
         flag: "ram-budget-mb",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(0, MAX_COUNT),
+        kind: Kind::Integer(Unit::Mebibytes, 0, MAX_COUNT),
         default: DefaultValue::Integer(0),
-        placeholder: "MIB",
-        help: "Memory all models may take, in MiB; 0 means LM Studio's estimate, else 90 % of memory",
+        placeholder: "SIZE",
+        help: "Memory all models may take; 0 means LM Studio's estimate, else 90 % of memory",
     },
     Spec {
         key: "evictHeadroomMB",
         flag: "evict-headroom-mb",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(0, MAX_COUNT),
+        kind: Kind::Integer(Unit::Mebibytes, 0, MAX_COUNT),
         default: DefaultValue::Integer(4096),
-        placeholder: "MIB",
-        help: "Added to the size on disk where LM Studio gives no estimate, in MiB",
+        placeholder: "SIZE",
+        help: "Added to the size on disk where LM Studio gives no estimate",
     },
     Spec {
         key: "evictProtect",
@@ -294,7 +295,7 @@ pub const OPTIONS: &[Spec] = &[
         flag: "evict-max-victims",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(0, 1024),
+        kind: Kind::Integer(Unit::Count, 0, 1024),
         default: DefaultValue::Integer(8),
         placeholder: "N",
         help: "Most models unloaded for one load; 0 means no limit",
@@ -304,9 +305,9 @@ pub const OPTIONS: &[Spec] = &[
         flag: "probe-timeout-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(1, MAX_MS),
+        kind: Kind::Integer(Unit::Milliseconds, 1, MAX_MS),
         default: DefaultValue::Integer(2500),
-        placeholder: "MS",
+        placeholder: "DURATION",
         help: "Longest wait for an answer to one probe",
     },
     Spec {
@@ -314,9 +315,9 @@ pub const OPTIONS: &[Spec] = &[
         flag: "load-timeout-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(1, MAX_MS),
+        kind: Kind::Integer(Unit::Milliseconds, 1, MAX_MS),
         default: DefaultValue::Integer(900_000),
-        placeholder: "MS",
+        placeholder: "DURATION",
         help: "Longest wait for one load",
     },
     Spec {
@@ -324,9 +325,9 @@ pub const OPTIONS: &[Spec] = &[
         flag: "server-start-timeout-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(1, MAX_MS),
+        kind: Kind::Integer(Unit::Milliseconds, 1, MAX_MS),
         default: DefaultValue::Integer(90_000),
-        placeholder: "MS",
+        placeholder: "DURATION",
         help: "Longest wait for the server to start",
     },
     Spec {
@@ -334,9 +335,9 @@ pub const OPTIONS: &[Spec] = &[
         flag: "lock-wait-timeout-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(0, MAX_MS),
+        kind: Kind::Integer(Unit::Milliseconds, 0, MAX_MS),
         default: DefaultValue::Integer(1_200_000),
-        placeholder: "MS",
+        placeholder: "DURATION",
         help: "Longest wait for another lmswarm that is loading",
     },
     Spec {
@@ -344,9 +345,9 @@ pub const OPTIONS: &[Spec] = &[
         flag: "retry-cooldown-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::Integer(0, MAX_MS),
+        kind: Kind::Integer(Unit::Milliseconds, 0, MAX_MS),
         default: DefaultValue::Integer(60_000),
-        placeholder: "MS",
+        placeholder: "DURATION",
         help: "Most that a failed load, download or server start is not tried again",
     },
     Spec {
@@ -354,10 +355,10 @@ pub const OPTIONS: &[Spec] = &[
         flag: "verify-cache-ms",
         alias: None,
         scope: Scope::Server,
-        kind: Kind::AutoOrInteger(0, MAX_MS),
+        kind: Kind::AutoOrInteger(Unit::Milliseconds, 0, MAX_MS),
         default: DefaultValue::Auto,
-        placeholder: "MS",
-        help: "How long a verdict is reused; auto means 30000 for `lms ps` and 0 for REST",
+        placeholder: "DURATION",
+        help: "How long a verdict is reused; auto means 30s for `lms ps` and 0 for REST",
     },
     Spec {
         key: "perModel",
@@ -514,8 +515,8 @@ impl Kind {
             Self::Path => "a path (in a file: absolute, or starting with `~/`)".to_owned(),
             Self::Url => "an address such as `http://127.0.0.1:1234/v1`".to_owned(),
             Self::Boolean => "true or false".to_owned(),
-            Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
-            Self::AutoOrInteger(least, most) => format!("\"auto\" or a whole number from {least} to {most}"),
+            Self::Integer(unit, least, most) => unit.allowed(least, most),
+            Self::AutoOrInteger(unit, least, most) => format!("\"auto\" or {}", unit.allowed(least, most)),
             Self::Choice(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
                 format!("one of {}", quoted.join(", "))
@@ -555,15 +556,10 @@ impl Kind {
                 _ => wrong(),
             },
             Self::AutoOrInteger(..) if text == "auto" => Ok(Value::Auto),
-            Self::Integer(least, most) | Self::AutoOrInteger(least, most) => {
-                // `+5` parses as a number, and is no way to write one.
-                match text.parse::<u64>() {
-                    Ok(number) if (least..=most).contains(&number) && !text.starts_with('+') => {
-                        Ok(Value::Integer(number))
-                    }
-                    _ => wrong(),
-                }
-            }
+            Self::Integer(unit, least, most) | Self::AutoOrInteger(unit, least, most) => match unit.read(text) {
+                Some(number) if (least..=most).contains(&number) => Ok(Value::Integer(number)),
+                _ => wrong(),
+            },
             Self::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
             Self::Choice(_) | Self::PerModel => wrong(),
             Self::List => {
@@ -625,7 +621,7 @@ mod tests {
         for Spec { key, kind, default, .. } in OPTIONS {
             let is_value = match (kind, default) {
                 (Kind::Boolean, DefaultValue::Boolean(_)) | (Kind::AutoOrInteger(..), DefaultValue::Auto) => true,
-                (Kind::Integer(least, most), DefaultValue::Integer(number)) => (least..=most).contains(&number),
+                (Kind::Integer(_, least, most), DefaultValue::Integer(number)) => (least..=most).contains(&number),
                 (Kind::Choice(_) | Kind::VariableName, DefaultValue::Word(word)) => kind.read(word, None).is_ok(),
                 (Kind::List, DefaultValue::List(items)) => items.iter().all(|item| kind.read(item, None).is_ok()),
                 (Kind::Path | Kind::Url | Kind::Gpu | Kind::PerModel, DefaultValue::Unset(words)) => !words.is_empty(),
@@ -645,7 +641,7 @@ mod tests {
                 Kind::Choice(words) => listed(words.iter().copied(), "or"),
                 _ => spec.placeholder.to_owned(),
             };
-            let Spec { key, default, help, .. } = spec;
+            let (Spec { key, help, .. }, default) = (spec, spec.default_text());
             let _ = writeln!(table, "| `{key}` | {flag} | {value} | {default} | {help} |");
         }
         crate::readme::assert_has("options", &table);
@@ -656,16 +652,24 @@ mod tests {
         let home = Path::new("/home/me");
         let read = |key: &str, text: &str| spec(key).unwrap().kind.read(text, Some(home));
         assert_eq!(read("ttlSeconds", "3600"), Ok(Value::Integer(3600)));
+        assert_eq!(read("ttlSeconds", "1h"), Ok(Value::Integer(3600)));
+        assert_eq!(read("loadTimeoutMs", "15m"), Ok(Value::Integer(900_000)));
+        assert_eq!(read("contextLength", "32k"), Ok(Value::Integer(32768)));
+        assert_eq!(read("ramBudgetMB", "24GB"), Ok(Value::Integer(24 * 1024)));
         assert_eq!(read("verifyCacheMs", "auto"), Ok(Value::Auto));
+        assert_eq!(read("verifyCacheMs", "1m"), Ok(Value::Integer(60_000)));
         assert_eq!(read("stateDir", "~/x"), Ok(Value::Path("/home/me/x".into())));
         assert_eq!(read("evictProtect", "a, b"), Ok(Value::List(vec!["a".into(), "b".into()])));
         assert_eq!(read("gpu", "0.5"), Ok(Value::Gpu(Gpu::parse("0.5").unwrap())));
         for (key, text, allowed) in [
-            ("ttlSeconds", "-1", "a whole number from 0 to 4294967295"),
-            ("ttlSeconds", "1.5", "a whole number"),
-            ("ttlSeconds", "+5", "a whole number"),
-            ("ttlSeconds", "99999999999", "a whole number"),
-            ("probeTimeoutMs", "0", "a whole number from 1 to"),
+            ("ttlSeconds", "-1", "a time such as 90s or 2h, or seconds from 0 to 4294967295"),
+            ("ttlSeconds", "1.5", "seconds from"),
+            ("ttlSeconds", "+5", "seconds from"),
+            ("ttlSeconds", "99999999999", "seconds from"),
+            ("parallel", "2k", "a whole number from 0 to 1024"),
+            ("probeTimeoutMs", "0", "milliseconds from 1 to"),
+            ("probeTimeoutMs", "31d", "milliseconds from 1 to"),
+            ("contextLength", "32 kilo", "32768 or 32k"),
             ("failMode", "Closed", "one of \"closed\", \"hybrid\", \"open\""),
             ("gpu", "auto", "\"off\", \"max\" or a number from 0 to 1"),
             ("gpu", "NaN", "\"off\", \"max\""),
