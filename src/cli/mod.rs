@@ -1,13 +1,15 @@
 //! What can be typed: commands, flags and their help. Defaults that a config file could
 //! override are not given here, and nothing is looked up.
 
+mod mistakes;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, Resettable, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::pure::config::options::{Kind, Layer, OPTIONS, Origin, Scope, Spec, Value};
@@ -28,12 +30,14 @@ pub(crate) struct Cli {
 }
 
 /// Reads the command line. What clap says about a wrong one shows it, so it is made safe to
-/// show.
+/// show; and it shows the one that was meant.
 ///
 /// # Errors
 /// The help, the version, or what is wrong.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
     Cli::try_parse().map_err(|mut error| {
+        let commands: Vec<String> = Cli::command().get_subcommands().map(|it| it.get_name().to_owned()).collect();
+        let tip = mistakes::tip(&error, &argv(), &commands);
         let wild = |(kind, value): (ContextKind, &ContextValue)| match value {
             ContextValue::String(text) => Some((kind, printable(text))).filter(|(_, safe)| safe != text),
             _ => None,
@@ -41,11 +45,19 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
         let said: Vec<(ContextKind, String)> = error.context().filter_map(wild).collect();
         for (kind, safe) in said {
             error.insert(kind, ContextValue::String(safe));
-            // A tip would repeat it.
+            // clap's own tip would repeat it.
             error.remove(ContextKind::Suggested);
+        }
+        if let Some(tip) = tip {
+            mistakes::put(&mut error, &tip);
         }
         error
     })
+}
+
+/// The command line as it was typed, program included. What is no text in it is only shown.
+pub(crate) fn argv() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// The commands.
@@ -505,7 +517,6 @@ pub(crate) struct CompletionsArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_are_consistent() {

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::error::CommandError;
+use super::mistakes;
 use crate::cli::GateArgs;
 use crate::gate::{self, Call, ModelRequest};
 use crate::pure::base_url::BaseUrl;
@@ -59,6 +60,7 @@ pub(super) async fn ensure(
     console: Console,
     started: Instant,
 ) -> Result<CallOutcome, CommandError> {
+    mistakes::check_models(models)?;
     let gathering = Instant::now();
     let config = super::gather(&gate.settings, console)?;
     // These steps were over before there was a log.
@@ -100,7 +102,14 @@ pub(super) async fn ensure(
         outcomes.extend(places.into_iter().zip(of_server));
     }
     outcomes.sort_by_key(|(place, _)| *place);
-    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+    let mut outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+    for Outcome { requested, result, .. } in &mut outcomes {
+        if let Err(failure) = result
+            && models.contains(requested)
+        {
+            mistakes::improve(failure, requested);
+        }
+    }
     let verdict = verdict(&failures(&outcomes), config.fail_mode);
     Ok(CallOutcome { outcomes, fail_mode: config.fail_mode, verdict })
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::call;
 use super::error::CommandError;
+use super::{call, mistakes};
 use crate::cli::{GateArgs, RunArgs};
 use crate::pure::arguments::{RunWords, split_run};
 use crate::pure::outcome::exit::ExitCode;
@@ -23,7 +23,7 @@ pub(super) async fn run(args: RunArgs, console: Console, started: Instant) -> Re
         .map_err(|reason| CommandError::usage(reason).hinted("`lmswarm run --help` shows what can be given"))?;
     // Before the gate: no model is loaded on behalf of a misspelt command.
     let program = Program::find(&words.command).map_err(|why| match why {
-        NoProgram::NotFound => CommandError::cannot_start(&words.command, "not found", 127),
+        NoProgram::NotFound => mistakes::not_a_command(&words),
         NoProgram::NotExecutable => CommandError::cannot_start(&words.command, "it cannot be executed", 126),
     })?;
     let outcome = call::ensure(&words.models, &args.gate, console, started).await?;

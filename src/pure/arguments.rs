@@ -2,8 +2,10 @@
 //! them asks for, and which are the command that `lmswarm run` starts.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 
 use crate::pure::opencode::roles::Role;
+use crate::pure::text::shell_word;
 
 /// What a word on the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,21 @@ pub fn parse_models(words: &[String], keys: &[String]) -> Vec<ModelArgument> {
     }
     arguments.extend(keys.iter().cloned().map(ModelArgument::Key));
     arguments
+}
+
+/// The words in one that was quoted as a whole, or joined with commas.
+pub fn split_words(word: &str) -> Vec<String> {
+    let parts = word.split(|it: char| it == ',' || it.is_whitespace());
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// The command line as it could be typed again, with the words at these places replaced. `argv`
+/// begins with the program's name.
+pub fn retyped(argv: &[String], places: RangeInclusive<usize>, with: &[&str]) -> String {
+    let before = argv.iter().take(*places.start()).skip(1).map(String::as_str);
+    let behind = argv.iter().skip(places.end() + 1).map(String::as_str);
+    let words = before.chain(with.iter().copied()).chain(behind).map(shell_word);
+    std::iter::once("lmswarm".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// The words of `lmswarm run`, read.

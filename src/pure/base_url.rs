@@ -40,8 +40,9 @@ impl BaseUrl {
             Ok(url) if matches!(url.scheme(), "http" | "https") => url,
             // `localhost:1234` parses as the scheme `localhost`, `127.0.0.1:1234` not at all.
             _ if !text.contains("://") => {
-                let meant = excerpt(text, 100);
-                return Err(InvalidBaseUrl(format!("has no `http://` in front; did you mean `http://{meant}`?")));
+                let meant = Self::meant(text).unwrap_or_else(|| format!("http://{text}"));
+                let meant = excerpt(&meant, 100);
+                return Err(InvalidBaseUrl(format!("has no `http://` in front; did you mean `{meant}`?")));
             }
             Ok(url) => {
                 let scheme = excerpt(url.scheme(), 20);
@@ -67,6 +68,20 @@ impl BaseUrl {
         let root = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/').to_owned();
         url.set_path(&format!("{root}/"));
         Ok(Self { root: url })
+    }
+
+    /// What was meant by an address without its scheme: a mere port is one on this machine.
+    pub fn meant(text: &str) -> Option<String> {
+        let text = text.trim();
+        if text.contains("://") {
+            return None;
+        }
+        let port = text.strip_prefix(':').unwrap_or(text);
+        let meant = match port.parse::<u16>() {
+            Ok(port) => format!("http://127.0.0.1:{port}/v1"),
+            Err(_) => format!("http://{text}"),
+        };
+        Self::parse(&meant).is_ok().then_some(meant)
     }
 
     /// LM Studio on this machine, at `port`.
@@ -206,6 +221,9 @@ mod tests {
             ("", "is empty"),
             ("127.0.0.1:1234", "did you mean `http://127.0.0.1:1234`?"),
             ("localhost:1234/v1", "did you mean `http://localhost:1234/v1`?"),
+            ("35003", "did you mean `http://127.0.0.1:35003/v1`?"),
+            (":35003", "did you mean `http://127.0.0.1:35003/v1`?"),
+            ("99999", "did you mean `http://99999`?"),
             ("h\u{1b}[2J", "did you mean `http://h\\u{1b}[2J`?"),
             ("htp://127.0.0.1:1234", "the scheme `htp`"),
             ("http:/127.0.0.1:1234", "two slashes"),

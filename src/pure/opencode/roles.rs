@@ -9,6 +9,9 @@ use serde_json::Value as Json;
 use crate::pure::opencode::source::{ConfigSource, find};
 use crate::pure::text::printable;
 
+/// The words on the command line that stand for opencode's models.
+pub const ROLE_WORDS: [&str; 3] = ["main", "small", "all"];
+
 /// Who asks a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {

@@ -1,8 +1,7 @@
 //! Completing a MODEL: what is added to the completions that clap makes, and what may be
 //! offered. Scripts ask `lmswarm completions --models`, so that they never go stale.
 
-/// The words that stand for opencode's models.
-pub const ROLES: [&str; 3] = ["main", "small", "all"];
+use crate::pure::opencode::roles::ROLE_WORDS;
 
 /// What may be offered: the roles, and those keys that mean themselves to every shell. A
 /// server chooses its keys, and some shells put what is offered on the line unquoted.
@@ -14,7 +13,7 @@ pub fn candidates(keys: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut keys: Vec<String> = keys.into_iter().filter(is_plain).collect();
     keys.sort();
     keys.dedup();
-    ROLES.map(str::to_owned).into_iter().chain(keys).collect()
+    ROLE_WORDS.map(str::to_owned).into_iter().chain(keys).collect()
 }
 
 /// Lets clap's script for bash complete a MODEL. `takes_value` are the flags behind which
