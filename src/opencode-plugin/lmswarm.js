@@ -134,8 +134,9 @@ async function server({ client, directory }, options) {
       const isLooking = ["agent", "auth", "debug", "mcp", "models", "providers", "stats", "upgrade", "uninstall"].includes(word)
       const isOther = process.argv.some((it) => /^(-m|--model)(=|$)/.test(it))
       if (!eager || isLooking || isOther) return
-      // Nothing is awaited. What is wrong is said when the model is really asked.
+      // Nothing here holds opencode up. What is wrong is said when the model is really asked.
       const quiet = (work) => work.catch((error) => log("warn", error.message))
+      let before = Promise.resolve()
       const elsewhere = []
       for (const [role, pinned] of [["main", config.model], ["small", config.small_model]]) {
         if (typeof pinned !== "string") continue
@@ -147,7 +148,8 @@ async function server({ client, directory }, options) {
         const url = provider.options?.baseURL || model?.provider?.api || provider.api
         // A variable goes nowhere before opencode itself would send it.
         if (/\$\{/.test(url)) continue
-        if (isLocal(url)) quiet(ensure(model?.id ?? name, url, provider.options?.apiKey))
+        // One after the other: the main model is the one that a person will wait for.
+        if (isLocal(url)) before = before.then(() => quiet(ensure(model?.id ?? name, url, provider.options?.apiKey)))
         else elsewhere.push(role)
       }
       // A project may have chosen that address, and what is in it. opencode does not tell;
@@ -155,12 +157,18 @@ async function server({ client, directory }, options) {
       if (elsewhere.length) quiet(run(elsewhere.join(" and "), [...elsewhere, `--providers=${providers}`]))
     },
 
-    async "chat.params"({ model, provider }) {
+    async "chat.params"({ agent, model, provider, message }) {
       if (!providers.includes(provider.id ?? model.providerID)) return
       const { baseURL, apiKey } = provider.options ?? {}
-      // opencode fills variables in when it sends the request, which is later.
-      const url = (baseURL || model.api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
-      const report = await ensure(model.api.id, url, apiKey ?? provider.key)
+      const ready = ({ api }) => {
+        // opencode fills variables in when it sends the request, which is later.
+        const url = (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
+        return ensure(api.id, url, apiKey ?? provider.key)
+      }
+      // opencode asks for the title first, but a person waits for the turn.
+      const main = agent === "title" && message?.model?.providerID === provider.id && provider.models?.[message.model.modelID]
+      if (main && main.api.id !== model.api.id) await ready(main).catch(() => {})
+      const report = await ready(model)
       if (!report.proceed) throw new Error(explain(report))
       if (!report.ok) {
         toast("warning", explain(report))

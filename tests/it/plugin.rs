@@ -26,6 +26,15 @@ fn a_cold_start_loads_before_the_first_request_leaves() {
 }
 
 #[test]
+fn the_model_that_a_person_waits_for_is_loaded_before_that_of_the_title() {
+    let Some(desk) = Desk::new(LLAMA, GEMMA) else { return };
+    // Naming a model leaves nothing to warm at the start: opencode asks for the title first.
+    let _ = desk.run(&["run", "--model", &format!("lmstudio/{LLAMA}"), "hello"]).expect(0);
+    assert_eq!(desk.machine.events("load-begin")[0]["key"], LLAMA);
+    assert_eq!(desk.chats(LLAMA), 1);
+}
+
+#[test]
 fn warm_models_are_left_alone() {
     let Some(desk) = Desk::new(LLAMA, GEMMA) else { return };
     desk.machine.preload(LLAMA).preload(GEMMA);

@@ -288,3 +288,45 @@ fn what_could_drive_a_terminal_is_shown_escaped() {
         assert!(shown.contains("did you mean x\\u{1b}]0;owned\\u{7}\\u{202e}y?"), "{shown}");
     }
 }
+
+/// A `lmswarm` that says when it begins and ends, and whether a second one began meanwhile: for
+/// which it gives half a second.
+const WATCHFUL: &str = r#"
+case "$*" in
+*--key=main*)
+    echo begin main >>"$HOME/calls"
+    for i in 1 2 3 4 5; do grep -q small "$HOME/calls" && echo overtaken >>"$HOME/calls"; sleep 0.1; done
+    echo end main >>"$HOME/calls" ;;
+*) echo begin small >>"$HOME/calls" ;;
+esac
+cat "$HOME/report"
+"#;
+
+#[test]
+fn the_model_of_the_turn_comes_before_that_of_its_title() {
+    // opencode asks for the title first, and for the turn seconds later.
+    let title = r#"
+        const hooks = await start({})
+        const gated = provider("http://127.0.0.1:9/v1")
+        gated.models = { main: { api: { id: "main" } } }
+        const message = { model: { providerID: "lmstudio", modelID: "main" } }
+        await hooks["chat.params"]({ agent: "title", model: { api: { id: "small" } }, provider: gated, message })
+        tell("done")
+    "#;
+    let eager = r#"
+        const hooks = await start({})
+        const lmstudio = provider("http://127.0.0.1:9/v1")
+        await hooks.config({ model: "lmstudio/main", small_model: "lmstudio/small", provider: { lmstudio } })
+        tell("done")
+    "#;
+    for driver in [title, eager] {
+        for (machine, mut command) in stage(driver) {
+            machine.write("report", &ready().to_string());
+            fake(&machine, WATCHFUL);
+            assert_eq!(told(&mut command), "done");
+            let calls = || fs::read_to_string(machine.path("calls")).unwrap_or_default();
+            until("both", || calls().contains("small"));
+            assert_eq!(calls(), "begin main\nend main\nbegin small\n");
+        }
+    }
+}
