@@ -1,12 +1,13 @@
 //! Completions, in the real shells.
 
-use crate::shells::{SHELLS, find, machine, shell};
+use crate::needs::program;
+use crate::shells::{SHELLS, machine, shell};
 use crate::support::{LLAMA, Machine};
 
 #[test]
 fn bash_completes_models_and_passes_over_what_could_be_a_command() {
     let machine = machine();
-    let Some(bash) = find("bash") else { return };
+    let Some(bash) = program("bash") else { return };
     let complete = |line: &str| {
         let words = line.split(' ').map(|it| format!("'{it}'")).collect::<Vec<_>>().join(" ");
         let script = format!(
@@ -32,7 +33,7 @@ fn bash_completes_models_and_passes_over_what_could_be_a_command() {
 #[test]
 fn fish_completes_models_and_behind_the_dashes_the_command() {
     let machine = machine();
-    let Some(fish) = find("fish") else { return };
+    let Some(fish) = program("fish") else { return };
     let complete = |line: &str| {
         let script =
             format!("complete -c my-tool -l from-tool; lmswarm completions fish | source; complete -C '{line}'");
@@ -51,7 +52,7 @@ fn fish_completes_models_and_behind_the_dashes_the_command() {
 #[test]
 fn zsh_completes_models_and_behind_the_dashes_the_command() {
     let machine = machine();
-    let Some(zsh) = find("zsh") else { return };
+    let Some(zsh) = program("zsh") else { return };
     // Completion needs a line editor, and the line editor a terminal.
     let complete = |line: &str| {
         let script = format!(
@@ -83,7 +84,7 @@ print -r -- "$seen""#
 fn every_shell_takes_its_completions() {
     let machine = machine();
     for name in SHELLS {
-        let Some(program) = find(name) else { continue };
+        let Some(program) = program(name) else { continue };
         let script = match name {
             "fish" => "lmswarm completions fish | source; complete -C 'lmswarm ensure lla'".to_owned(),
             "zsh" => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::needs;
 use crate::support::{Machine, Run, Running};
 
 /// An opencode start takes seconds of a core, so one scenario runs at a time: a slow machine
@@ -27,10 +28,7 @@ impl Desk {
     /// LM Studio, the plugin, and opencode set to these two models. Models are never loaded
     /// just in time: a request that comes too early fails, and the record shows it.
     pub fn new(main: &str, small: &str) -> Option<Self> {
-        let Some(opencode) = std::env::var_os("LMSWARM_TEST_OPENCODE").map(PathBuf::from) else {
-            eprintln!("skipped: LMSWARM_TEST_OPENCODE does not name an opencode");
-            return None;
-        };
+        let opencode = needs::opencode()?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let machine = Machine::with(json!({ "jit": false }));
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lmswarm"), machine.path("bin/lmswarm")).expect("a place for it");

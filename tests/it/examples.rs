@@ -147,17 +147,14 @@ fn the_launchd_agent_warms_its_models() {
 #[cfg(unix)]
 #[test]
 fn entering_the_project_warms_its_models_and_does_not_wait() {
-    if !std::path::Path::new("/bin/bash").exists() {
-        eprintln!("skipped: there is no /bin/bash");
-        return;
-    }
+    let Some(bash) = crate::needs::program("bash") else { return };
     let machine = installed();
     machine.configure(serde_json::json!({ "holdLoads": true }));
     machine.write(".envrc", &example("direnv/.envrc"));
     // `has` is one of direnv's own words.
     let line = format!("has() {{ command -v \"$1\" >/dev/null; }}; . '{}'", machine.path(".envrc").display());
     // It returns although no load can end.
-    let _ = shell(&machine, "/bin/bash", &line).expect(0);
+    let _ = shell(&machine, bash.to_str().expect("UTF-8"), &line).expect(0);
     for count in 1..=NAMED.len() {
         machine.release();
         until("a model is there", || machine.events("load-ready").len() == count);

@@ -38,6 +38,7 @@ mod lms_wrapper;
 mod load_failures;
 mod log_file;
 mod model_names;
+mod needs;
 mod not_downloaded;
 mod not_lm_studio;
 mod one_load;

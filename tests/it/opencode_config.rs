@@ -2,7 +2,7 @@
 //! It needs opencode, whose path `LMSWARM_TEST_OPENCODE` holds; `.ci/run` installs it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -218,11 +218,7 @@ const REFUSED: [&str; 10] = [
 
 #[test]
 fn our_resolution_is_that_of_the_real_opencode() {
-    let Some(opencode) = std::env::var_os("LMSWARM_TEST_OPENCODE").map(PathBuf::from) else {
-        eprintln!("skipped: LMSWARM_TEST_OPENCODE does not name an opencode to compare with; .ci/run installs one");
-        return;
-    };
-    assert!(opencode.is_file(), "LMSWARM_TEST_OPENCODE: {} is no file", opencode.display());
+    let Some(opencode) = crate::needs::opencode() else { return };
     let rest = Mutex::new(LAYOUTS.iter());
     let differences = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

@@ -1,8 +1,7 @@
 //! The real opencode with our plugin, against the simulator. What is asserted is what the
 //! simulator recorded: loads, and chat requests with the instance that answered.
 //!
-//! `LMSWARM_TEST_OPENCODE` names the executable (`.ci/run` installs it); without it these
-//! tests say so and pass.
+//! `LMSWARM_TEST_OPENCODE` names the executable (`.ci/run` installs it).
 
 use std::process::{Child, Stdio};
 use std::sync::Mutex;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::needs;
 use crate::support::{LLAMA, Machine, Run, TOKEN, run, until};
 
 /// Part of every token here, so that a piece of one is found, too.
@@ -33,13 +34,9 @@ const PRELUDE: &str = r#"
 
 /// What can run the plugin here: node, and opencode as the Bun that it is.
 fn runtimes() -> Vec<(PathBuf, Option<&'static str>)> {
-    let node = Command::new("node").arg("--version").output().is_ok().then(|| (PathBuf::from("node"), None));
-    let bun = std::env::var_os("LMSWARM_TEST_OPENCODE").map(|path| (PathBuf::from(path), Some("BUN_BE_BUN")));
-    let found: Vec<_> = node.into_iter().chain(bun).collect();
-    if found.is_empty() {
-        eprintln!("skipped: neither node is installed, nor does LMSWARM_TEST_OPENCODE name an opencode");
-    }
-    found
+    let node = needs::program("node").map(|path| (path, None));
+    let bun = needs::opencode().map(|path| (path, Some("BUN_BE_BUN")));
+    node.into_iter().chain(bun).collect()
 }
 
 /// A machine with the plugin and a driver of it in its home, and how to start that driver.

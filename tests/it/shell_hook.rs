@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::shells::{SHELLS, find, install_lmswarm, machine, shell};
+use crate::needs::program;
+use crate::shells::{SHELLS, install_lmswarm, machine, shell};
 use crate::support::{LLAMA, Machine};
 
 fn hook(program: &str, wraps: &str) -> String {
@@ -24,7 +25,7 @@ fn opencode_asks_for(machine: &Machine, key: &str) {
 fn a_wrapped_command_starts_only_behind_the_gate() {
     let machine = machine();
     for name in SHELLS {
-        let Some(program) = find(name) else { continue };
+        let Some(program) = program(name) else { continue };
         let wrapped = |wraps: &str, call: &str| shell(&machine, &program, &(hook(name, wraps) + call));
         opencode_asks_for(&machine, "nosuch/model");
         let blocked = wrapped("", "opencode").expect(4).says("is not downloaded");
@@ -52,7 +53,7 @@ fn a_wrapped_command_completes_as_before() {
         ),
         ("fish", "complete -c opencode -f -a from-opencode; HOOK complete -C 'opencode '"),
     ] {
-        let Some(program) = find(name) else { continue };
+        let Some(program) = program(name) else { continue };
         let done = shell(&machine, &program, &script.replace("HOOK ", &hook(name, ""))).expect(0);
         let wanted = if name == "bash" { "complete -F _oc opencode" } else { "from-opencode" };
         assert!(done.stdout.contains(wanted), "{name}: {done:?}");
@@ -62,7 +63,7 @@ fn a_wrapped_command_completes_as_before() {
 #[test]
 fn an_alias_of_the_same_name_stays_and_meets_the_gate() {
     let machine = machine();
-    let Some(bash) = find("bash") else { return };
+    let Some(bash) = program("bash") else { return };
     let script = format!(
         "shopt -s expand_aliases\nalias opencode='opencode --flag'\n{}\ncommand -V opencode\ndeclare -F opencode",
         hook("bash", "")
@@ -76,7 +77,7 @@ fn an_alias_of_the_same_name_stays_and_meets_the_gate() {
 fn without_lmswarm_a_wrapped_command_is_not_started_in_silence() {
     let machine = machine();
     for name in SHELLS {
-        let Some(program) = find(name) else { continue };
+        let Some(program) = program(name) else { continue };
         let script = hook(name, "") + "command rm $HOME/bin/lmswarm; opencode";
         let missing = shell(&machine, &program, &script).expect(127).says("opencode is not started: lmswarm");
         assert_eq!(missing.stdout, "");

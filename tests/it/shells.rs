@@ -1,5 +1,4 @@
-//! The real shells, and a machine for them. A shell that is not installed is passed over, and
-//! says so.
+//! The real shells, and a machine for them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -8,16 +7,6 @@ use std::process::{Command, Stdio};
 use crate::support::{Machine, Run, run};
 
 pub const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
-
-pub fn find(shell: &str) -> Option<PathBuf> {
-    let path =
-        ["/bin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"].map(|folder| PathBuf::from(folder).join(shell));
-    let found = path.into_iter().find(|path| path.exists());
-    if found.is_none() {
-        eprintln!("{shell} is not installed: its part of this test is passed over");
-    }
-    found
-}
 
 /// A machine with `lmswarm`, and a command that is wrapped and tells what it was given.
 pub fn machine() -> Machine {
