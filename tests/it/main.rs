@@ -29,6 +29,7 @@ mod fail_mode;
 mod help;
 #[cfg(unix)]
 mod keep_warm;
+mod layers;
 mod leader;
 mod link;
 mod lists;
