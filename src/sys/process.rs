@@ -334,6 +334,10 @@ mod tests {
     use super::*;
 
     async fn shell(script: &str, limit: Duration) -> (Finished, Duration) {
+        // A script's `cargo test &` ignores SIGINT, which children inherit; what is caught is
+        // back at its default in them.
+        let interrupt = tokio::signal::unix::SignalKind::interrupt();
+        let _caught = tokio::signal::unix::signal(interrupt).expect("a handler");
         let started = Instant::now();
         let shutdown = Shutdown::listen(None);
         let args = ["-c".to_owned(), script.to_owned()];

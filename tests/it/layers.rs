@@ -16,10 +16,9 @@ const ROOMS: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates that one file alone may name, so that another one could take their place.
-const CRATES: [(&str, &str); 10] = [
+const CRATES: [(&str, &str); 9] = [
     ("dirs", "sys/paths.rs"),
     ("fs2", "sys/lock.rs"),
-    ("indicatif", "sys/progress.rs"),
     ("reqwest", "sys/http.rs"),
     ("rustls", "sys/http.rs"),
     ("rustls_native_certs", "sys/http.rs"),

@@ -1,6 +1,10 @@
 //! A user's machine in a folder: a home, a simulated LM Studio with its `lms`, and the real
 //! binary. Nothing of the environment of whoever runs the tests leaks in.
 
+#[cfg(unix)]
+#[path = "signals.rs"]
+mod signals;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -150,6 +154,8 @@ impl Machine {
 
     /// A home, and nothing else.
     pub fn bare() -> Self {
+        #[cfg(unix)]
+        signals::restore();
         let home = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir_all(home.path().join("bin")).expect("a bin folder");
         fs::create_dir_all(home.path().join(".lmstudio/.simulator")).expect("a folder for the simulator");
