@@ -18,6 +18,11 @@ mod support;
 #[allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, clippy::print_stderr, reason = "it is the tests'")]
 mod desk;
 
+#[cfg(unix)]
+#[path = "../../tests/it/needs.rs"]
+#[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "it is the tests'")]
+mod needs;
+
 mod cold;
 #[cfg(unix)]
 mod opencode;
