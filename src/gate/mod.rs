@@ -361,11 +361,8 @@ impl<'a> ModelTask<'a> {
         };
         self.gate.backend.check_loadable(self.request)?;
         let action = match change {
-            Change::Load => Action::Loaded,
-            Change::Reconcile => {
-                self.reconcile_duplicates(&snapshot, lead).await?;
-                Action::Reconciled
-            }
+            Change::Reconcile if self.reconcile_duplicates(&snapshot, lead).await? => Action::Reconciled,
+            Change::Load | Change::Reconcile => Action::Loaded,
             Change::Reload => {
                 if let Some(ready) = self.unload_for_more_context(&snapshot, lead).await? {
                     return Ok(Ready { action: if has_waited { Action::Waited } else { Action::None }, ..ready });

@@ -7,49 +7,77 @@ use super::{Lead, ModelTask};
 use crate::backend::{Backoff, Observation};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
-use crate::pure::residency::{Drift, Residency, Snapshot, drift};
+use crate::pure::residency::{Drift, Instance, Residency, Snapshot, drift};
 use crate::pure::text::{listed, printable};
 
 /// How long an instance may still be listed after it was unloaded.
 const UNLOAD_LIMIT: Duration = Duration::from_secs(5);
 
 impl ModelTask<'_> {
-    /// Unloads the copies (`KEY:2`) that stand in the way of the bare key, if all are idle.
-    pub(super) async fn reconcile_duplicates(&self, snapshot: &Snapshot, lead: &Lead) -> Result<(), Failure> {
+    /// Unloads the copies (`KEY:2`) that stand in the way of the bare key, if all are idle; `false`
+    /// if there turn out to be none.
+    pub(super) async fn reconcile_duplicates(&self, snapshot: &Snapshot, lead: &Lead) -> Result<bool, Failure> {
         let key = &self.request.key;
-        let named: Vec<String> = snapshot.copies(key).map(|it| it.identifier.clone()).collect();
-        let names = listed(named.iter().map(String::as_str), "and");
-        let failure = |why: &str| {
-            let reason = format!("`{key}` is resident only as {names}, which requests for `{key}` do not reach; {why}");
-            let command = self.gate.backend.unload_command(named.first().map_or("", String::as_str));
-            Failure::new(Category::Duplicates, reason).hinted(format!("unload by hand when idle: `{command}`"))
+        let may_unload = self.gate.call.config.reconcile_duplicates;
+        let seen: Vec<&Instance> = snapshot.copies(key).collect();
+        let untold = |copies: &[&Instance], why: &str| {
+            let why = format!("nobody can tell whether it is busy ({why}), so nothing was touched");
+            self.duplicates_failure(copies, &why)
         };
-        if !self.gate.call.config.reconcile_duplicates {
-            return Err(failure("`reconcileDuplicates` is off, so nothing was touched"));
+        let unwanted = |copies: &[&Instance]| {
+            self.duplicates_failure(copies, "`reconcileDuplicates` is off, so nothing was touched")
+        };
+        if !may_unload && seen.iter().all(|it| it.model_key.is_some()) {
+            return Err(unwanted(&seen));
         }
-        let untold =
-            |why: &str| failure(&format!("nobody can tell whether it is busy ({why}), so nothing was touched"));
-        let are_idle = async || -> Result<(), Failure> {
-            let resident = self.gate.backend.activity().await?.map_err(|why| untold(&why))?;
-            for copy in resident.iter().filter(|it| named.contains(&it.identifier)) {
-                match copy.busy {
-                    Some(false) => {}
-                    Some(true) => {
-                        return Err(failure(&format!("`{}` is busy, so nothing was touched", copy.identifier)));
+        let mut has_unloaded = false;
+        for Instance { identifier, .. } in &seen {
+            // Anew for each: unloading one takes seconds, in which another may get to work.
+            let resident = match self.gate.backend.activity().await? {
+                Ok(resident) => resident,
+                Err(_) if !may_unload => return Err(unwanted(&seen)),
+                Err(why) => return Err(untold(&seen, &why)),
+            };
+            let is_copy = |it: &Instance| it.model_key.as_deref().is_none_or(|name| key.is_of_model(name));
+            let copies: Vec<&Instance> = resident
+                .iter()
+                .filter(|it| seen.iter().any(|seen| seen.identifier == it.identifier) && is_copy(it))
+                .collect();
+            if copies.is_empty() {
+                break;
+            }
+            if !may_unload {
+                return Err(unwanted(&copies));
+            }
+            for copy in &copies {
+                match (&copy.model_key, copy.busy) {
+                    (Some(_), Some(false)) => {}
+                    (_, Some(true)) => {
+                        let why = format!("`{}` is busy, so nothing was touched", printable(&copy.identifier));
+                        return Err(self.duplicates_failure(&copies, &why));
                     }
-                    None => return Err(untold("it may still be loading")),
+                    (Some(_), None) => return Err(untold(&copies, "it may still be loading")),
+                    (None, _) => return Err(untold(&copies, "it may be of another model")),
                 }
             }
-            Ok(())
-        };
-        let activity = self.gate.call.progress.begin(&format!("unloading {names}"), None);
-        for name in &named {
-            // Anew for each: unloading one takes seconds, in which another may get to work.
-            are_idle().await?;
-            self.unload(name, lead).await.map_err(|failed| as_category(failed, Category::Duplicates))?;
+            if !copies.iter().any(|it| it.identifier == *identifier) {
+                continue;
+            }
+            let text = format!("unloading `{identifier}`");
+            let activity = self.gate.call.progress.begin(&text, None);
+            self.unload(identifier, lead).await.map_err(|failed| as_category(failed, Category::Duplicates))?;
+            drop(activity);
+            has_unloaded = true;
         }
-        drop(activity);
-        Ok(())
+        Ok(has_unloaded)
+    }
+
+    fn duplicates_failure(&self, copies: &[&Instance], why: &str) -> Failure {
+        let key = &self.request.key;
+        let names = listed(copies.iter().map(|it| it.identifier.as_str()), "and");
+        let reason = format!("`{key}` is resident only as {names}, which requests for `{key}` do not reach; {why}");
+        let command = self.gate.backend.unload_command(copies.first().map_or("", |it| it.identifier.as_str()));
+        Failure::new(Category::Duplicates, reason).hinted(format!("unload by hand when idle: `{command}`"))
     }
 
     /// Unloads an instance with too little context, if it is idle. A busy one is let pass: its

@@ -99,7 +99,14 @@ impl ModelKey {
         self.0.contains('@')
     }
 
-    /// Whether `identifier` is how LM Studio names a further copy of this key (`KEY:2`).
+    /// Whether an instance of the model `name` is one of this key: a list may name the model of a
+    /// variant with the key before the `@` alone.
+    pub fn is_of_model(&self, name: &str) -> bool {
+        name == self.0 || self.0.split_once('@').is_some_and(|(base, _)| base == name)
+    }
+
+    /// Whether `identifier` is how LM Studio names a further copy of this key (`KEY:2`). Another
+    /// model may be called so, too: a user can give any name.
     pub fn is_copy(&self, identifier: &str) -> bool {
         identifier
             .strip_prefix(self.as_str())
@@ -171,6 +178,20 @@ mod tests {
             ("my-qwen3:2", false),
         ] {
             assert_eq!(key.is_copy(identifier), copy, "{identifier}");
+        }
+    }
+
+    #[test]
+    fn a_variant_is_of_the_model_before_the_at() {
+        for (key, model, is_of) in [
+            ("a/b", "a/b", true),
+            ("a/b@q8_0", "a/b", true),
+            ("a/b@q8_0", "a/b@q8_0", true),
+            ("a/b@q8_0", "a/b@q4_0", false),
+            ("a/b", "a/b@q8_0", false),
+            ("a/b", "a/c", false),
+        ] {
+            assert_eq!(ModelKey::parse(key).unwrap().is_of_model(model), is_of, "{key} {model}");
         }
     }
 

@@ -156,12 +156,12 @@ impl Snapshot {
         }
     }
 
-    /// The instances named `KEY:2`, `KEY:3` … that are copies of `key` and not a model of
-    /// that very name.
+    /// The instances named `KEY:2`, `KEY:3` … that are copies of `key`, or may be: where the source
+    /// does not tell the model, another one may have been given that name.
     pub fn copies<'a, 'k>(&'a self, key: &'k ModelKey) -> impl Iterator<Item = &'a Instance> + use<'a, 'k> {
-        self.instances
-            .iter()
-            .filter(|it| key.is_copy(&it.identifier) && it.model_key.as_deref() != Some(it.identifier.as_str()))
+        self.instances.iter().filter(|it| {
+            key.is_copy(&it.identifier) && it.model_key.as_deref().is_none_or(|name| key.is_of_model(name))
+        })
     }
 
     /// The downloaded model that has exactly this name, or a variant of it.
@@ -262,10 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_really_called_so_is_no_copy() {
-        let mut other = instance("a:2", Readiness::Ready);
-        other.model_key = Some("a:2".to_owned());
-        assert_eq!(word(&snapshot(vec![other]), "a"), "absent");
+    fn another_model_of_such_a_name_is_no_copy() {
+        for (model, wanted) in [("a:2", "absent"), ("b", "absent"), ("a", "1 copies")] {
+            let mut named = instance("a:2", Readiness::Ready);
+            named.model_key = Some(model.to_owned());
+            assert_eq!(word(&snapshot(vec![named]), "a"), wanted, "{model}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine};
+use crate::support::{GEMMA, LLAMA, Machine, TOKEN};
 
 #[test]
 fn an_idle_copy_makes_way_for_the_bare_key() {
@@ -22,12 +22,41 @@ fn an_instance_that_somebody_named_otherwise_is_left_alone() {
 }
 
 #[test]
+fn another_model_that_was_given_the_name_of_a_copy_is_left_alone() {
+    let copy = format!("{LLAMA}:2");
+    // Both lists, v0 alone, which tells no model, and `lms ps`.
+    for config in [json!({}), json!({ "restVersion": "v0" }), json!({ "token": TOKEN })] {
+        let machine = Machine::with(config);
+        machine.control("load", json!({ "key": GEMMA, "identifier": copy }));
+        assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "loaded");
+        assert_eq!(machine.resident(), [LLAMA, &copy]);
+        assert_eq!(machine.events("unload").len(), 0);
+    }
+    let machine = Machine::with(json!({ "restVersion": "v0" }));
+    machine.control("load", json!({ "key": GEMMA, "identifier": copy }));
+    machine.ensure(&[LLAMA, "--reconcile-duplicates=false"]).expect(0).json();
+}
+
+#[test]
+fn nothing_is_unloaded_where_no_list_tells_of_which_model_it_is() {
+    let machine = Machine::with(json!({ "restVersion": "v0" }));
+    let copy = format!("{LLAMA}:2");
+    machine.control("load", json!({ "key": LLAMA, "identifier": copy }));
+    machine.faults(json!([{ "on": "lms ps", "kind": "garbage" }]));
+    machine.ensure(&[LLAMA]).expect(6).says("nobody can tell whether it is busy").json();
+    assert_eq!(machine.resident(), [copy.clone()]);
+    machine.faults(json!([]));
+    assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "reconciled");
+}
+
+#[test]
 fn a_busy_copy_is_never_touched() {
     let machine = Machine::new();
     let copy = format!("{LLAMA}:2");
     machine.control("load", json!({ "key": LLAMA, "identifier": copy }));
     machine.control("busy", json!({ "identifier": copy, "busy": true }));
     let run = machine.ensure(&[LLAMA]).expect(6).says(&format!("`{copy}` is busy, so nothing was touched"));
+    assert!(!run.stderr.contains("unloading"), "nothing is announced that is not done: {run:?}");
     assert_eq!(run.model()["category"], "duplicates");
     assert_eq!(machine.resident(), [copy]);
     assert_eq!(machine.events("unload").len(), 0);
