@@ -305,6 +305,13 @@ impl<'a> Backend<'a> {
         }
     }
 
+    /// The failure of a snapshot whose sources disagree about a model.
+    pub fn contradicted(&self) -> Failure {
+        match self {
+            Self::LmStudio(it) => it.contradicted(),
+        }
+    }
+
     /// The program's name in messages.
     pub fn name(&self) -> &'static str {
         match self {

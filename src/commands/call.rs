@@ -7,11 +7,10 @@ use super::error::CommandError;
 use super::mistakes;
 use crate::cli::GateArgs;
 use crate::gate::{self, Call, ModelRequest};
-use crate::pure::base_url::BaseUrl;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::failure::{FailMode, Failure, Verdict, verdict};
-use crate::pure::outcome::report::{Outcome, Report};
-use crate::resolve::{ServerModels, resolve};
+use crate::pure::outcome::report::{Action, Outcome, Ready, Report};
+use crate::resolve::{Endpoint, resolve};
 use crate::sys::http::Server;
 use crate::sys::output::Console;
 use crate::sys::paths;
@@ -72,34 +71,43 @@ pub(super) async fn ensure(
     for warning in &resolved.warnings {
         console.warning(warning);
     }
-    let mut outcomes: Vec<(usize, Outcome)> = Vec::new();
-    for ServerModels { endpoint, requests, places } in resolved.servers {
-        // A signal is meant for the whole process, not for one server alone.
-        let stopped = outcomes
-            .iter()
-            .find_map(|(_, outcome)| outcome.result.as_ref().err().filter(|failure| failure.signal.is_some()).cloned());
-        let of_server = if let Some(failure) = stopped {
-            requests.iter().map(|request| skipped(request, &endpoint.base, &failure, started)).collect()
-        } else {
-            let server = Server::new(endpoint.base, endpoint.token, config.probe_timeout)
-                .map_err(|error| CommandError::unexpected(&error))?;
-            let output = &gate.settings.output;
-            let call = Call {
-                config: &config,
-                server: &server,
-                origin: &endpoint.origin,
-                token_origin: &endpoint.token_origin,
-                state_dir: config.state_dir.clone().or_else(paths::state_dir),
-                requests: &requests,
-                fresh: gate.fresh,
-                is_background: gate.background,
-                timeout: gate.timeout,
-                progress: Progress::new(console, !output.no_progress, output.progress_every),
-                started,
-            };
-            gate::ensure(&call).await?
+    let mut servers = Vec::new();
+    for models in resolved.servers {
+        let Endpoint { base, token, .. } = &models.endpoint;
+        let server = Server::new(base.clone(), token.clone(), config.probe_timeout)
+            .map_err(|error| CommandError::unexpected(&error))?;
+        servers.push((server, models));
+    }
+    let output = &gate.settings.output;
+    let mut calls: Vec<ServerCall<'_>> = Vec::new();
+    for (server, models) in &servers {
+        let call = Call {
+            config: &config,
+            server,
+            origin: &models.endpoint.origin,
+            token_origin: &models.endpoint.token_origin,
+            state_dir: config.state_dir.clone().or_else(paths::state_dir),
+            requests: &models.requests,
+            fresh: gate.fresh,
+            is_background: gate.background,
+            timeout: gate.timeout,
+            progress: Progress::new(console, !output.no_progress, output.progress_every),
+            started,
         };
-        outcomes.extend(places.into_iter().zip(of_server));
+        // A signal is meant for the whole process, not for one server alone.
+        let stopped = calls.iter().flat_map(|it| failures(&it.outcomes)).find(|it| it.signal.is_some());
+        let outcomes = match stopped {
+            Some(failure) => models.requests.iter().map(|request| skipped(request, &call, failure)).collect(),
+            None => gate::ensure(&call).await?,
+        };
+        let has_worked = outcomes.iter().any(|it| !matches!(&it.result, Ok(Ready { action: Action::None, .. })));
+        let now = Instant::now();
+        calls.push(ServerCall { call, outcomes, seen: now, worked: has_worked.then_some(now) });
+    }
+    confirm_all(&mut calls).await?;
+    let mut outcomes: Vec<(usize, Outcome)> = Vec::new();
+    for (ServerCall { outcomes: of_server, .. }, (_, models)) in calls.into_iter().zip(&servers) {
+        outcomes.extend(models.places.iter().copied().zip(of_server));
     }
     outcomes.sort_by_key(|(place, _)| *place);
     let mut outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
@@ -114,15 +122,48 @@ pub(super) async fn ensure(
     Ok(CallOutcome { outcomes, fail_mode: config.fail_mode, verdict })
 }
 
+/// The part of a call that concerns one server.
+struct ServerCall<'a> {
+    call: Call<'a>,
+    outcomes: Vec<Outcome>,
+    /// When its models were looked at last.
+    seen: Instant,
+    /// When work on them ended, if there was any.
+    worked: Option<Instant>,
+}
+
+/// Work on one server may have taken minutes, in which a model on another one went away. One more
+/// look at each that has not been seen since heals that; what is lost after it is reported so.
+async fn confirm_all(calls: &mut [ServerCall<'_>]) -> Result<(), CommandError> {
+    for may_heal in [true, false] {
+        for place in 0..calls.len() {
+            let seen = calls[place].seen;
+            let is_stopped = calls.iter().any(|it| failures(&it.outcomes).iter().any(|it| it.signal.is_some()));
+            let is_old =
+                calls.iter().enumerate().any(|(other, it)| other != place && it.worked.is_some_and(|end| end > seen));
+            if is_stopped || !is_old {
+                continue;
+            }
+            let one = &mut calls[place];
+            let has_worked = gate::confirm(&one.call, &mut one.outcomes, may_heal).await?;
+            one.seen = Instant::now();
+            if has_worked {
+                one.worked = Some(one.seen);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A model whose server had no turn any more.
-fn skipped(request: &ModelRequest, base: &BaseUrl, failure: &Failure, started: Instant) -> Outcome {
+fn skipped(request: &ModelRequest, call: &Call<'_>, failure: &Failure) -> Outcome {
     Outcome {
         key: request.key.to_string(),
         requested: request.requested.clone(),
-        base_url: base.to_string(),
+        base_url: call.server.base.to_string(),
         was_tried: false,
         result: Err(failure.clone()),
         warnings: Vec::new(),
-        elapsed: started.elapsed(),
+        elapsed: call.started.elapsed(),
     }
 }

@@ -58,9 +58,7 @@ impl ModelTask<'_> {
             }
             Decision::Drifted(drift) => Err(self.drift_failure(drift)),
             Decision::Failed(failure) => Err(failure),
-            Decision::Unknown => {
-                Err(gate.context.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree"))
-            }
+            Decision::Unknown => Err(gate.backend.contradicted()),
         }
     }
 

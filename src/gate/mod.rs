@@ -74,33 +74,42 @@ pub struct Refusal(pub String);
 /// # Errors
 /// When the state directory must not be used; no model was touched then.
 pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
-    let context = Context {
-        config: call.config,
-        server: call.server,
-        origin: call.origin,
-        token_origin: call.token_origin,
-        requests: call.requests,
-        timeout: call.timeout,
-        started: call.started,
-        shutdown: OnceCell::new(),
-    };
-    let gate = Gate {
-        call,
-        context: &context,
-        backend: Backend::new(&context),
-        store: OnceCell::new(),
-        peeked: OnceCell::new(),
-        store_warning: RefCell::default(),
-        generation: RefCell::default(),
-        foreground: RefCell::default(),
-        leader: RefCell::default(),
-    };
+    let context = call.context();
+    let gate = Gate::new(call, &context);
     if let Some(outcomes) = gate.cached_outcomes()? {
         return Ok(outcomes);
     }
     let outcomes = gate.outcomes().await?;
     gate.remember_verdicts(&outcomes);
     Ok(outcomes)
+}
+
+/// Looks again at models that [`ensure`] found ready, once other work has taken its time. What is
+/// not there any more is brought back if `may_heal`, else its outcome says so. Returns whether
+/// anything had to be brought back.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn confirm(call: &Call<'_>, outcomes: &mut [Outcome], may_heal: bool) -> Result<bool, Refusal> {
+    let context = call.context();
+    let gate = Gate::new(call, &context);
+    let tasks: Vec<ModelTask<'_>> = call.requests.iter().map(|request| ModelTask::new(&gate, request)).collect();
+    gate.confirm(&tasks, outcomes, may_heal).await
+}
+
+impl<'a> Call<'a> {
+    fn context(&self) -> Context<'a> {
+        Context {
+            config: self.config,
+            server: self.server,
+            origin: self.origin,
+            token_origin: self.token_origin,
+            requests: self.requests,
+            timeout: self.timeout,
+            started: self.started,
+            shutdown: OnceCell::new(),
+        }
+    }
 }
 
 /// One call, and what it has found out so far.
@@ -138,6 +147,20 @@ struct ModelTask<'a> {
 struct Lead(Option<Leadership>);
 
 impl<'a> Gate<'a> {
+    fn new(call: &'a Call<'a>, context: &'a Context<'a>) -> Self {
+        Self {
+            call,
+            context,
+            backend: Backend::new(context),
+            store: OnceCell::new(),
+            peeked: OnceCell::new(),
+            store_warning: RefCell::default(),
+            generation: RefCell::default(),
+            foreground: RefCell::default(),
+            leader: RefCell::default(),
+        }
+    }
+
     async fn outcomes(&'a self) -> Result<Vec<Outcome>, Refusal> {
         let tasks: Vec<ModelTask<'_>> =
             self.call.requests.iter().map(|request| ModelTask::new(self, request)).collect();
@@ -173,7 +196,7 @@ impl<'a> Gate<'a> {
             outcomes.push(task.outcome(step).await);
         }
         if !is_warm && outcomes.len() > 1 {
-            self.confirm_all(&tasks, &mut outcomes).await;
+            self.confirm_all(&tasks, &mut outcomes).await?;
         }
         Ok(outcomes)
     }
@@ -204,38 +227,47 @@ impl<'a> Gate<'a> {
         self.store.get()?.as_ref()
     }
 
-    /// With several models, the last load may have cost an earlier one its place. One more
-    /// round heals that; a model that is missing after it is reported as missing.
-    async fn confirm_all(&self, tasks: &[ModelTask<'_>], outcomes: &mut [Outcome]) {
-        for is_last in [false, true] {
-            let Ok(Observation::Seen(snapshot)) = self.observe().await else { return };
-            let mut lost = Vec::new();
-            for (task, outcome) in tasks.iter().zip(&mut *outcomes) {
-                let is_there = matches!(snapshot.residency(&task.request.key), Residency::Addressable(_));
-                if outcome.result.is_ok() && !is_there {
-                    lost.push((task, outcome));
-                }
-            }
-            if lost.is_empty() {
-                return;
-            }
-            for (task, outcome) in lost {
-                let key = &task.request.key;
-                tracing::info!(%key, "lost while the others were loaded");
-                if is_last {
-                    let reason = format!(
-                        "`{key}` was ready, and is gone again: there may be no room for all models of this call"
-                    );
-                    outcome.result = Err(Failure::new(Category::NotAddressable, reason)
-                        .hinted("ask for fewer models at once, or for less context"));
-                } else {
-                    let mut warnings = std::mem::take(&mut outcome.warnings);
-                    *outcome = task.outcome(None).await;
-                    warnings.retain(|it| !outcome.warnings.contains(it));
-                    outcome.warnings.splice(..0, warnings);
-                }
-            }
+    /// With several models, the last load may have cost an earlier one its place. One more round
+    /// heals that; a model that is not there after it is reported as it is.
+    async fn confirm_all(&self, tasks: &[ModelTask<'_>], outcomes: &mut [Outcome]) -> Result<(), Refusal> {
+        if self.confirm(tasks, outcomes, true).await? {
+            self.confirm(tasks, outcomes, false).await?;
         }
+        Ok(())
+    }
+
+    /// Looks again at models that were ready. What is not there any more is brought back if
+    /// `may_heal`, else its outcome says so. Returns whether anything had to be brought back.
+    async fn confirm(
+        &self,
+        tasks: &[ModelTask<'_>],
+        outcomes: &mut [Outcome],
+        may_heal: bool,
+    ) -> Result<bool, Refusal> {
+        let look = self.observe().await;
+        let mut has_worked = false;
+        for (task, outcome) in tasks.iter().zip(outcomes) {
+            let Some(failure) = task.lost(&look).filter(|_| outcome.result.is_ok()) else { continue };
+            tracing::info!(key = %task.request.key, reason = failure.reason, "lost since it was ready");
+            if !may_heal || look.is_err() {
+                outcome.result = Err(failure);
+                continue;
+            }
+            self.begin()?;
+            has_worked = true;
+            let mut again = task.outcome(None).await;
+            // What was done before is what the caller should hear of.
+            if let (Ok(before), Ok(now)) = (&outcome.result, &mut again.result)
+                && now.action == Action::None
+            {
+                *now = before.clone();
+            }
+            let mut warnings = std::mem::take(&mut outcome.warnings);
+            warnings.retain(|it| !again.warnings.contains(it));
+            again.warnings.splice(..0, warnings);
+            *outcome = again;
+        }
+        Ok(has_worked)
     }
 }
 
@@ -272,6 +304,35 @@ impl<'a> ModelTask<'a> {
             result,
             warnings: self.warnings.take(),
             elapsed: self.gate.call.started.elapsed(),
+        }
+    }
+
+    /// What a later look says of a model that was ready, if it is not there any more, or if that
+    /// cannot be told.
+    fn lost(&self, look: &Result<Observation, Failure>) -> Option<Failure> {
+        let key = &self.request.key;
+        let gone = |reason: String| Failure::new(Category::NotAddressable, reason);
+        match look {
+            Err(failure) | Ok(Observation::Blocked(failure)) => Some(failure.clone()),
+            Ok(Observation::Down) => {
+                let base = self.gate.context.base();
+                let reason = format!("`{key}` was ready, and then the server at {base} went away");
+                Some(Failure::new(Category::ServerUnreachable, reason).hinted("try again").cheap())
+            }
+            Ok(Observation::Seen(snapshot)) => match snapshot.residency(key) {
+                Residency::Addressable(_) => None,
+                Residency::Unknown => Some(self.gate.backend.contradicted()),
+                _ if self.gate.call.requests.len() > 1 => Some(
+                    gone(format!(
+                        "`{key}` was ready, and is gone again: there may be no room for all models of this call"
+                    ))
+                    .hinted("ask for fewer models at once, or for less context"),
+                ),
+                _ => Some(
+                    gone(format!("`{key}` was ready, and is gone again"))
+                        .hinted("something unloads it: a lack of memory, its time to live, or another client"),
+                ),
+            },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{GEMMA, LLAMA, Machine};
+use crate::support::{GEMMA, LLAMA, Machine, Run, Running};
 
 #[test]
 fn several_models_are_ensured_in_one_call_and_each_once() {
@@ -58,4 +58,72 @@ fn a_model_lost_while_another_is_loaded_again_is_said_to_be_gone() {
     assert_eq!((&report["models"][0]["addressable"], &report["ok"]), (&json!(true), &json!(false)));
     assert_eq!(report["models"][1]["category"], "not-addressable");
     assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[test]
+fn a_last_look_that_fails_is_no_proof_of_the_models_before() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let caller = machine.start(&[LLAMA, GEMMA]);
+    machine.wait_for_loads(1);
+    machine.release();
+    machine.wait_for_loads(2);
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    let lists = ["GET /api/v1/models", "GET /api/v0/models"];
+    machine.faults(json!([{ "on": lists[0], "kind": "hold" }]));
+    machine.release();
+    // The look that proves the second load is answered; no look after it is.
+    machine.wait_for_event("fault");
+    machine.faults(json!(lists.map(|on| json!({ "on": on, "kind": "garbage" }))));
+    let report = caller.end().expect(75).says("cannot tell what").json();
+    assert_eq!((&report["models"][0]["addressable"], &report["ok"]), (&json!(false), &json!(false)));
+    assert_eq!(report["models"][0]["category"], "unknown-state");
+    assert_eq!(machine.resident(), [GEMMA]);
+}
+
+/// A call for LLAMA on one server, which is warm, and then for GEMMA on another one, whose load
+/// holds; and whatever happens to the first server meanwhile.
+fn while_another_server_loads(meanwhile: impl FnOnce(&Machine)) -> (Machine, Run) {
+    let first = Machine::new();
+    let second = Machine::with(json!({ "holdLoads": true }));
+    let provider = |machine: &Machine| json!({ "options": { "baseURL": machine.base_url() } });
+    let config = json!({ "provider": { "one": provider(&first), "two": provider(&second) } });
+    first.write(".config/opencode/opencode.json", &config.to_string());
+    first.preload(LLAMA);
+    // Over REST, as the second server is not the one that the first machine's `lms` finds.
+    let models = [&format!("one/{LLAMA}"), &format!("two/{GEMMA}")];
+    let args = ["ensure", "--json", "--providers", "one,two", "--loader", "rest", models[0], models[1]];
+    let mut command = first.command(&args);
+    let caller = Running::start(command.env_remove("LMSWARM_BASE_URL"));
+    second.wait_until_held();
+    meanwhile(&first);
+    second.release();
+    (first, caller.end())
+}
+
+#[test]
+fn a_model_that_left_its_server_while_another_one_loaded_is_loaded_again() {
+    let (first, run) = while_another_server_loads(|first| {
+        first.control("evict", json!({ "identifier": LLAMA }));
+    });
+    let report = run.expect(0).json();
+    let actions = [0, 1].map(|place| report["models"][place]["action"].clone());
+    assert_eq!(actions, ["loaded", "loaded"]);
+    assert_eq!(first.resident(), [LLAMA]);
+}
+
+#[test]
+fn a_model_that_left_its_server_while_another_one_loaded_and_cannot_come_back_is_no_success() {
+    let (first, run) = while_another_server_loads(|first| {
+        first.control("evict", json!({ "identifier": LLAMA }));
+        first.faults(json!([{ "on": "load", "kind": "refuse" }]));
+    });
+    let report = run.expect(5).json();
+    assert_eq!(
+        (&report["models"][0]["category"], &report["models"][1]["addressable"]),
+        (&json!("load-refused"), &json!(true))
+    );
+    assert_eq!(first.resident().len(), 0);
+    let (first, run) = while_another_server_loads(Machine::crash);
+    assert_eq!(run.expect(3).json()["models"][1]["addressable"], true);
+    drop(first);
 }

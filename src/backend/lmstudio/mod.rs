@@ -83,6 +83,10 @@ impl<'a> LmStudio<'a> {
         Ok(read_management_reply(&self.context.unless_stopped(answer).await?, wanted))
     }
 
+    pub(super) fn contradicted(&self) -> Failure {
+        self.context.unknown("its two lists (/api/v1/models and /api/v0/models) do not agree")
+    }
+
     fn token_missing(&self) -> Failure {
         let name = &self.context.config.api_token_env;
         let reason = format!("{} requires an API token, and the variable {name} holds none", self.context.base());
