@@ -76,6 +76,7 @@ mod support;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod token;
+mod unload;
 mod usage;
 mod verdict_cache;
 mod waiting;

@@ -125,20 +125,25 @@ impl LmStudio<'_> {
 
     /// Every instance with what only `lms ps` knows, whether it is busy. It shows one that is
     /// loading as idle, so REST must say that it is not; where that cannot be told, an instance
-    /// that was never used may be one.
+    /// that was never used may be one. `lms ps` has the last word, so that an unload which follows
+    /// is based on nothing older.
     pub(crate) async fn activity(&self) -> Result<Result<Vec<Instance>, String>, Failure> {
         let lms = match self.lms() {
             Ok(lms) => lms,
             Err(why) => return Ok(Err(why.to_owned())),
         };
-        let mut resident = match lms.ps().await {
-            Ok(resident) => resident,
-            Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
-            Err(Problem::Failed(why)) => return Ok(Err(why)),
+        let (source, seen) = match self.observe(None, &|| None).await? {
+            Observation::Seen(snapshot) => (Some(snapshot.source), snapshot.instances),
+            _ => (None, Vec::new()),
         };
-        let seen = match self.observe(None, &|| None).await? {
-            Observation::Seen(snapshot) => snapshot.instances,
-            _ => Vec::new(),
+        let mut resident = if source == Some(Source::LmsPs) {
+            seen.clone()
+        } else {
+            match lms.ps().await {
+                Ok(resident) => resident,
+                Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
+                Err(Problem::Failed(why)) => return Ok(Err(why)),
+            }
         };
         for instance in resident.iter_mut().filter(|it| it.busy == Some(false)) {
             let readiness = seen.iter().find(|it| it.identifier == instance.identifier).map(|it| it.readiness);
