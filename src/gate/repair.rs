@@ -7,7 +7,7 @@ use super::{Lead, ModelTask};
 use crate::backend::{Backoff, Observation};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
-use crate::pure::residency::{Drift, Instance, Residency, Snapshot, drift};
+use crate::pure::residency::{Drift, Instance, Residency, Snapshot, drift, is_ambiguous};
 use crate::pure::text::{listed, printable};
 
 /// How long an instance may still be listed after it was unloaded.
@@ -63,6 +63,10 @@ impl ModelTask<'_> {
             if !copies.iter().any(|it| it.identifier == *identifier) {
                 continue;
             }
+            if is_ambiguous(&resident, identifier) {
+                self.warn(format!("`{identifier}` stays: {}", ambiguous(identifier)));
+                continue;
+            }
             let text = format!("unloading `{identifier}`");
             let activity = self.gate.call.progress.begin(&text, None);
             self.unload(identifier, lead).await.map_err(|failed| as_category(failed, Category::Duplicates))?;
@@ -105,6 +109,9 @@ impl ModelTask<'_> {
             Ok(resident) => resident,
             Err(why) => return let_pass(&format!("nobody can tell whether it is busy ({why})")),
         };
+        if is_ambiguous(&resident, key.as_str()) {
+            return let_pass(&ambiguous(key.as_str()));
+        }
         for own in resident.iter().filter(|it| it.identifier == key.as_str()) {
             match own.busy {
                 Some(false) => {}
@@ -153,6 +160,11 @@ impl ModelTask<'_> {
             self.gate.context.sleep(backoff.interval()).await?;
         }
     }
+}
+
+/// Why an instance cannot be unloaded, though it is idle.
+fn ambiguous(identifier: &str) -> String {
+    format!("more than one machine has an instance called `{identifier}`, so it cannot be unloaded by that name")
 }
 
 /// An unload that did not work, as the failure of what it was for.

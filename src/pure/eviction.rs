@@ -2,7 +2,7 @@
 
 use crate::pure::config::EvictionPolicy;
 use crate::pure::model::ModelKey;
-use crate::pure::residency::Instance;
+use crate::pure::residency::{Instance, is_ambiguous};
 
 /// What to do before a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +83,8 @@ pub fn next_victim<'a>(resident: &'a [Instance], policy: &EvictionPolicy, needed
     resident
         .iter()
         .filter(|it| it.busy == Some(false) && it.device.is_none())
-        // A name that cannot be given to `lms unload` would only stop the search.
-        .filter(|it| ModelKey::parse(&it.identifier).is_ok())
+        // A name that it cannot be unloaded by would only stop the search.
+        .filter(|it| ModelKey::parse(&it.identifier).is_ok() && !is_ambiguous(resident, &it.identifier))
         .filter(|it| !policy.protect.iter().any(|name| is_named(it, name)))
         .filter(|it| !needed.iter().any(|key| is_named(it, key.as_str())))
         .min_by_key(|it| it.last_used.unwrap_or(0))

@@ -178,6 +178,12 @@ impl Snapshot {
     }
 }
 
+/// Whether machines linked with each other have several instances of this name. None of them can
+/// then be unloaded by it.
+pub fn is_ambiguous(resident: &[Instance], identifier: &str) -> bool {
+    resident.iter().filter(|it| it.identifier == identifier).nth(1).is_some()
+}
+
 /// The model of exactly this name among `models`; one that is here before one that is linked.
 pub fn find_downloaded<'a>(models: &'a [Downloaded], key: &ModelKey) -> Option<&'a Downloaded> {
     models
