@@ -17,6 +17,9 @@ const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 // A name as it may be shown: whoever chose it should not drive the terminal.
 const shown = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
 
+// The same as one word of a command line.
+const quoted = (name) => /^[\w@%+=:,./-]+$/.test(name) ? name : `'${shown(name).replaceAll("'", "'\\''")}'`
+
 // Whether a request to this address stays on this machine. Without one it is LM Studio's own.
 const isLocal = (url) => {
   if (!url) return true
@@ -120,11 +123,17 @@ async function server({ client, directory }, options) {
     return running.get(id)
   }
 
+  // What went wrong, in words for somebody who has no command line of ours before them.
   const explain = ({ error, models }) => {
     const failed = error ?? models.find((it) => !it?.addressable) ?? {}
+    // The address that this plugin gives is the one of opencode's own configuration.
+    const reason = (failed.reason ?? "no reason given").replace(" (from --base-url)", "")
     const near = failed.suggestions?.length ? `did you mean ${failed.suggestions.map(shown).join(" or ")}? ` : ""
     const hint = near + (failed.hint ?? "")
-    return `lmswarm: ${failed.reason ?? "no reason given"}${hint && `\nhint: ${hint}`}`
+    const isOld = failed.replayed && failed.ageMs >= 1000
+    const again = isOld && `found out ${Math.round(failed.ageMs / 1000)} s ago, not tried since; to try now:\n`
+      + `  lmswarm ensure ${quoted(failed.key)} --fresh`
+    return [`lmswarm: ${reason}`, hint && `hint: ${hint}`, again].filter(Boolean).join("\n")
   }
 
   return {

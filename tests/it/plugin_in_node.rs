@@ -274,6 +274,30 @@ fn a_report_that_is_none_is_told_by_its_kind() {
 }
 
 #[test]
+fn a_failure_that_is_repeated_says_so_and_how_to_try_again() {
+    let driver = r#"tell(await ask(await start({}), "it's"))"#;
+    let failed = |replayed: bool, age: Option<u64>, key: &str| {
+        let reason = "cannot tell what http://x/v1 (from --base-url) has loaded: no";
+        let model = json!({ "addressable": false, "key": key, "replayed": replayed, "ageMs": age, "reason": reason, "hint": "buy some" });
+        json!({ "schema": 1, "ok": false, "proceed": false, "error": null, "models": [model] })
+    };
+    let plain = "lmswarm: cannot tell what http://x/v1 has loaded: no\nhint: buy some";
+    let again = "\nfound out 12 s ago, not tried since; to try now:\n  lmswarm ensure";
+    for (report, wanted) in [
+        (failed(false, None, "a/b@q4"), plain.to_owned()),
+        // This request waited for it.
+        (failed(true, Some(20), "a/b@q4"), plain.to_owned()),
+        (failed(true, Some(12_345), "a/b@q4"), format!("{plain}{again} a/b@q4 --fresh")),
+        (failed(true, Some(12_345), "it's"), format!("{plain}{again} 'it'\\''s' --fresh")),
+    ] {
+        for (machine, mut command) in stage(driver) {
+            fake_with_report(&machine, &report);
+            assert_eq!(told(&mut command), wanted);
+        }
+    }
+}
+
+#[test]
 fn what_could_drive_a_terminal_is_shown_escaped() {
     let driver = "await ask(await start({}))\ntell(shown)";
     for (machine, mut command) in stage(driver) {
