@@ -16,8 +16,7 @@ use crate::sys::opencode::{self, Catalogue, Extent};
 pub(crate) use endpoint::Endpoint;
 
 /// What to do about an address, or a file that an address is looked for in.
-const ADDRESS_HINT: &str =
-    "--base-url, or `baseURL` in lmswarm's own config file, makes it independent of opencode's configuration";
+const ADDRESS_HINT: &str = "--base-url makes it independent of opencode's configuration";
 
 /// Why words cannot be resolved.
 #[derive(Debug)]

@@ -114,6 +114,14 @@ fn a_refused_load_sends_no_request_and_says_why() {
 }
 
 #[test]
+fn a_hint_names_what_can_be_set_and_no_flag() {
+    let Some(desk) = Desk::new("llama-3.2-1b-instrct", LLAMA) else { return };
+    let run = desk.run(&["run", "--title", "t", "hello"]).expect(1).says(&format!("did you mean {LLAMA}?"));
+    assert!(run.stderr.contains("autoDownload fetches") && !run.stderr.contains("--download"), "{}", run.stderr);
+    assert_eq!(desk.machine.events("chat").len(), 0);
+}
+
+#[test]
 fn opencode_killed_in_a_load_leaves_it_to_the_next() {
     use std::os::unix::process::CommandExt;
     let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };

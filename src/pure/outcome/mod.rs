@@ -2,4 +2,5 @@
 
 pub mod exit;
 pub mod failure;
+pub mod hint;
 pub mod report;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::pure::outcome::failure::{Category, FailMode, Failure, Verdict};
+use crate::pure::outcome::hint::for_report;
 use crate::pure::residency::{Instance, Source};
 use crate::pure::text::printable;
 
@@ -157,7 +158,10 @@ impl<'a> Report<'a> {
             proceed: false,
             exit_code,
             fail_mode: FailMode::Hybrid,
-            error: Some(ErrorReport { reason: printable(reason), hint: hint.map(printable) }),
+            error: Some(ErrorReport {
+                reason: printable(reason),
+                hint: hint.map(|it| printable(&for_report(it, None))),
+            }),
             models: Vec::new(),
         }
     }
@@ -193,7 +197,7 @@ impl<'a> ModelReport<'a> {
                 replayed: it.age.is_some(),
                 age_ms: it.age,
                 reason: printable(&it.reason),
-                hint: it.hint.as_deref().map(printable),
+                hint: it.hint.as_deref().map(|hint| printable(&for_report(hint, Some(&outcome.key)))),
                 suggestions: &it.suggestions,
             }),
         }
