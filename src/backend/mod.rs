@@ -151,6 +151,8 @@ pub struct LoadTarget {
     pub max_context: Option<u64>,
     /// Its size on disk, in bytes.
     pub size_bytes: Option<u64>,
+    /// What the user should know before it is loaded.
+    pub warning: Option<String>,
     /// Which machine loads it.
     placement: crate::pure::lmstudio::load_args::Placement,
 }

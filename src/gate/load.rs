@@ -60,7 +60,7 @@ impl ModelTask<'_> {
         if room == Room::NotNeeded {
             return Ok(None);
         }
-        if let Some(warning) = backend.unsupported(self.request) {
+        for warning in target.warning.clone().into_iter().chain(backend.unsupported(self.request)) {
             self.warn(warning);
         }
         // It tells others of this load, which matters where no list does.

@@ -15,7 +15,7 @@ use crate::pure::lmstudio::load_args::{Placement, estimate_args, load_args, matc
 use crate::pure::lmstudio::rest::ManagementReply;
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
-use crate::pure::residency::{Downloaded, Location};
+use crate::pure::residency::{Downloaded, Location, find_downloaded};
 use crate::sys::lmstudio::lms::{Lms, Problem, UNLOAD_LIMIT, complaint};
 use crate::sys::operation::Operation;
 use crate::sys::process::Exit;
@@ -28,28 +28,54 @@ enum Attempt {
 }
 
 impl LmStudio<'_> {
-    #[expect(clippy::unused_async, reason = "where only `lms ls` can tell the machine, it is asked here")]
     pub(crate) async fn load_target(
         &self,
         request: &ModelRequest,
         found: &Downloaded,
         models: &[Downloaded],
     ) -> Result<LoadTarget, Failure> {
-        // `--local` leaves linked machines out. If no list told where the model is, it may be
-        // on one of those alone, and `lms` would then take what is similar here. Without
-        // `--local` the equal key always wins.
-        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&request.key, &it.key));
-        let placement = match (self.context.config.device, found.location) {
-            (Device::LocalFirst, Location::Here) => Placement::Local,
-            (Device::LocalFirst, Location::Unreported) if !is_risky() => Placement::Local,
-            _ => Placement::Any,
-        };
+        let (placement, warning) = self.placement(request, found, models).await?;
         Ok(LoadTarget {
             placement,
+            warning,
             base_key: found.key.clone(),
             max_context: found.max_context_length,
             size_bytes: found.size_bytes,
         })
+    }
+
+    /// Which machine loads, with a warning where that is left to LM Link against the user's wish.
+    ///
+    /// `--local` leaves linked machines out: where the key is on one of those alone, `lms` then
+    /// takes what is similar here. Without `--local` an equal key always wins, though it may be the
+    /// one of a linked machine.
+    async fn placement(
+        &self,
+        request: &ModelRequest,
+        found: &Downloaded,
+        models: &[Downloaded],
+    ) -> Result<(Placement, Option<String>), Failure> {
+        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&request.key, &it.key));
+        match (self.context.config.device, found.location) {
+            (Device::Preferred, _) | (_, Location::Linked) => return Ok((Placement::Any, None)),
+            (Device::LocalFirst, Location::Here) => return Ok((Placement::Local, None)),
+            (Device::LocalFirst, Location::Unreported) if !is_risky() => return Ok((Placement::Local, None)),
+            (Device::LocalFirst, Location::Unreported) => {}
+        }
+        // REST loads as LM Link prefers in any case.
+        let Ok(LoadMethod::Lms(lms)) = self.load_method(request) else { return Ok((Placement::Any, None)) };
+        let why = match lms.ls().await {
+            Ok(models) => match find_downloaded(&models, &request.key).map(|it| it.location) {
+                Some(Location::Here) => return Ok((Placement::Local, None)),
+                Some(_) => return Ok((Placement::Any, None)),
+                None => "`lms ls` does not list it".to_owned(),
+            },
+            Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
+            Err(Problem::Failed(why)) => why,
+        };
+        let key = &request.key;
+        let warning = format!("`{key}` may be loaded on another machine: nobody can tell which one has it ({why})");
+        Ok((Placement::Any, Some(warning)))
     }
 
     /// REST knows neither identifier nor TTL.

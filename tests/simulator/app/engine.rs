@@ -219,7 +219,7 @@ impl App {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The models downloaded here, then those of linked machines.
+    /// The models downloaded here and those of linked machines.
     pub fn downloaded(&self) -> Vec<Model> {
         let config = self.config();
         let mut models = self.store.models(&self.record);
@@ -237,7 +237,11 @@ impl App {
                 linked.extend(model.ok().map(|model| model.on_device(&link.device)));
             }
         }
-        models.extend(linked);
+        if config.linked_first {
+            linked.append(&mut models);
+            return linked;
+        }
+        models.append(&mut linked);
         models
     }
 

@@ -58,6 +58,8 @@ pub struct Config {
     pub hold_loads: bool,
     /// Linked machines.
     pub links: Vec<Link>,
+    /// Whether their models come before those of this machine in the lists.
+    pub linked_first: bool,
     /// What can be downloaded.
     pub catalogue: Vec<Model>,
     /// How long a download takes.
@@ -89,6 +91,7 @@ impl Default for Config {
             client_build: "bun".into(),
             hold_loads: false,
             links: Vec::new(),
+            linked_first: false,
             catalogue: Vec::new(),
             download_ms: 500,
             server_start_ms: 0,
