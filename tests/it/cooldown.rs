@@ -181,3 +181,39 @@ fn a_failure_is_not_replayed_while_somebody_loads_the_model() {
     caller.end().expect(0).json();
     other.end().expect(0).json();
 }
+
+/// What one caller meets says nothing about what LM Studio would answer the next one.
+#[cfg(unix)]
+#[test]
+fn trouble_of_one_callers_own_is_not_replayed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::new();
+    let real = std::fs::read_link(machine.path("bin/lms")).unwrap();
+    for script in [
+        "#!/nowhere/sh\n",
+        "#!/bin/sh\nexec /nowhere/lms\n",
+        "#!/bin/sh\nexec /dev/null\n",
+        "#!/bin/sh\nkill -KILL $$\n",
+        "#!/bin/sh\necho 'Error: EMFILE: too many open files, open x' >&2; exit 1\n",
+    ] {
+        std::fs::remove_file(machine.path("bin/lms")).unwrap();
+        machine.write("bin/lms", script);
+        std::fs::set_permissions(machine.path("bin/lms"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        machine.ensure(&[LLAMA]).expect(5).json();
+        let again = machine.ensure(&[LLAMA]).expect(5).model();
+        assert_eq!((&again["replayed"], &again["category"]), (&json!(false), &json!("load-failed")), "{script}");
+        std::fs::remove_file(machine.path("bin/lms")).unwrap();
+        std::os::unix::fs::symlink(&real, machine.path("bin/lms")).unwrap();
+        assert_eq!(machine.ensure(&[LLAMA]).expect(0).model()["action"], "loaded", "{script}");
+        machine.control("evict", json!({ "identifier": LLAMA }));
+    }
+    // Nor is a server that could not be started for such a reason.
+    let machine = Machine::with_server_off();
+    std::fs::remove_file(machine.path("bin/lms")).unwrap();
+    machine.write("bin/lms", "#!/nowhere/sh\n");
+    std::fs::set_permissions(machine.path("bin/lms"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    machine.ensure(&[LLAMA]).expect(3).json();
+    std::fs::remove_file(machine.path("bin/lms")).unwrap();
+    std::os::unix::fs::symlink(&real, machine.path("bin/lms")).unwrap();
+    machine.ensure(&[LLAMA]).expect(0).json();
+}

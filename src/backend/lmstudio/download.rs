@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{LmStudio, LoadMethod};
+use super::{LmStudio, LoadMethod, remember_unless_local};
 use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::{duration, printable};
-use crate::sys::lmstudio::lms::Problem;
+use crate::sys::lmstudio::lms::{LmsError, Problem};
 use crate::sys::progress::Progress;
 
 /// How often a download over REST is asked how far it is.
@@ -34,12 +34,17 @@ impl LmStudio<'_> {
         let done = match self.load_method(request)? {
             LoadMethod::Lms(lms) => match lms.get(key.as_str(), |percent| activity.percent(percent)).await {
                 Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
-                Err(Problem::Failed(why)) => Err(why),
+                Err(Problem::Failed(error)) => Err(error),
                 Ok(()) => Ok(()),
             },
-            LoadMethod::Rest => self.download_by_rest(request, |percent| activity.percent(percent)).await?,
+            LoadMethod::Rest => {
+                self.download_by_rest(request, |percent| activity.percent(percent)).await?.map_err(LmsError::from)
+            }
         };
-        done.map_err(|why| failed(&why).hinted("look the name up on https://lmstudio.ai/models"))?;
+        done.map_err(|error| {
+            let failure = failed(&error.reason).hinted("look the name up on https://lmstudio.ai/models");
+            remember_unless_local(failure, error.is_local)
+        })?;
         activity.done(&format!("`{key}` is downloaded"));
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::pure::lmstudio::rest::ManagementReply;
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location, find_downloaded};
-use crate::sys::lmstudio::lms::{Lms, Problem, UNLOAD_LIMIT, complaint};
+use crate::sys::lmstudio::lms::{Lms, LmsError, Problem, UNLOAD_LIMIT};
 use crate::sys::operation::Operation;
 use crate::sys::process::Exit;
 
@@ -71,7 +71,7 @@ impl LmStudio<'_> {
                 None => "`lms ls` does not list it".to_owned(),
             },
             Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
-            Err(Problem::Failed(why)) => why,
+            Err(Problem::Failed(error)) => error.reason,
         };
         let key = &request.key;
         let warning = format!("`{key}` may be loaded on another machine: nobody can tell which one has it ({why})");
@@ -156,8 +156,14 @@ impl LmStudio<'_> {
             .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
         let words = decode(&finished.stderr);
         let failure = || {
-            let reason = format!("`{}` could not be loaded: {}", request.key, complaint(&args, &finished, limit));
-            Failure::new(Category::LoadFailed, reason).hinted("LM Studio's log (`lms log stream`) tells more")
+            let error = LmsError::of(&args, &finished, limit);
+            let reason = format!("`{}` could not be loaded: {error}", request.key);
+            let failure = Failure::new(Category::LoadFailed, reason);
+            if error.is_local {
+                failure.hinted("`lms` did not run as it should: look at this machine, not at LM Studio").cheap()
+            } else {
+                failure.hinted("LM Studio's log (`lms log stream`) tells more")
+            }
         };
         Ok(Attempt::Ended(match (&finished.exit, load_problem(&words)) {
             (Exit::Code(0), _) => match loaded_identifier(&finished.stderr) {
@@ -231,7 +237,7 @@ impl LmStudio<'_> {
         match lms.unload(identifier, lock).await {
             Ok(()) => Ok(Ok(())),
             Err(Problem::Stopped(stop)) => Err(self.context.interrupted(stop)),
-            Err(Problem::Failed(why)) => Ok(Err(why)),
+            Err(Problem::Failed(error)) => Ok(Err(error.reason)),
         }
     }
 

@@ -71,7 +71,7 @@ impl<'a> LmStudio<'a> {
     fn failed(&self, category: Category, problem: Problem) -> Failure {
         match problem {
             Problem::Stopped(stop) => self.context.interrupted(stop),
-            Problem::Failed(why) => Failure::new(category, why),
+            Problem::Failed(error) => remember_unless_local(Failure::new(category, error.reason), error.is_local),
         }
     }
 
@@ -99,6 +99,11 @@ impl<'a> LmStudio<'a> {
         let reason = format!("{} refuses the API token in {}", self.context.base(), self.context.token_origin);
         Failure::new(Category::Unauthorized, reason).hinted("check the token in LM Studio's developer settings")
     }
+}
+
+/// A failure that is remembered for other callers, unless its reason lies with this one.
+fn remember_unless_local(failure: Failure, is_local: bool) -> Failure {
+    if is_local { failure.cheap() } else { failure }
 }
 
 /// Finds `lms`, and decides whether it reaches this server. On this machine it finds LM Studio by

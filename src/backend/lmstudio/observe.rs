@@ -142,7 +142,7 @@ impl LmStudio<'_> {
             match lms.ps().await {
                 Ok(resident) => resident,
                 Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
-                Err(Problem::Failed(why)) => return Ok(Err(why)),
+                Err(Problem::Failed(error)) => return Ok(Err(error.reason)),
             }
         };
         for instance in resident.iter_mut().filter(|it| it.busy == Some(false)) {
@@ -169,7 +169,7 @@ impl LmStudio<'_> {
         })?;
         lms.ls().await.map_err(|problem| match problem {
             Problem::Stopped(stop) => self.context.interrupted(stop),
-            Problem::Failed(why) => self.context.unknown(&why),
+            Problem::Failed(error) => self.context.unknown(&error.reason),
         })
     }
 }

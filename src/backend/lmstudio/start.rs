@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::LmStudio;
+use super::{LmStudio, remember_unless_local};
 use crate::backend::Backoff;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::Reply;
@@ -11,7 +11,7 @@ use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::duration;
 use crate::sys::http::Server;
 use crate::sys::lmstudio;
-use crate::sys::lmstudio::lms::{Lms, Problem};
+use crate::sys::lmstudio::lms::{Lms, LmsError, Problem};
 use crate::sys::progress::Progress;
 
 /// How long a server that says it was started may take to answer before LM Studio itself
@@ -42,31 +42,35 @@ impl LmStudio<'_> {
                 .cheap()
         })?;
         let activity = progress.begin(&format!("starting LM Studio's server on port {port}"), None);
-        let mut why = self.try_start(lms, port, deadline).await?;
-        if let Some(first) = &mut why
+        let mut error = self.try_start(lms, port, deadline).await?;
+        if let Some(first) = &mut error
             && self.context.config.launch_app_fallback
             && Instant::now() < deadline
         {
-            tracing::info!(why = %first, "waking LM Studio");
+            tracing::info!(%first, "waking LM Studio");
             let remaining = deadline.saturating_duration_since(Instant::now());
             match self.wake(lms, remaining).await {
                 Ok(()) => {
                     self.refuse_to_move().await?;
-                    why = self.try_start(lms, port, deadline).await?;
+                    error = self.try_start(lms, port, deadline).await?;
                 }
                 Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
-                Err(Problem::Failed(woken)) => *first = format!("{first}; then {woken}"),
+                Err(Problem::Failed(woken)) => {
+                    first.reason = format!("{first}; then {woken}");
+                    first.is_local |= woken.is_local;
+                }
             }
         }
-        match why {
+        match error {
             None => {
                 activity.done(&format!("LM Studio's server answers on port {port}"));
                 Ok(())
             }
-            Some(why) => {
-                let reason = format!("no server answers at {base}, and it could not be started: {why}");
-                Err(Failure::new(Category::ServerUnreachable, reason)
-                    .hinted(format!("start LM Studio and its server by hand (`lms server start --port {port}`)")))
+            Some(error) => {
+                let reason = format!("no server answers at {base}, and it could not be started: {error}");
+                let failure = Failure::new(Category::ServerUnreachable, reason)
+                    .hinted(format!("start LM Studio and its server by hand (`lms server start --port {port}`)"));
+                Err(remember_unless_local(failure, error.is_local))
             }
         }
     }
@@ -102,13 +106,13 @@ impl LmStudio<'_> {
     }
 
     /// Starts the server; `None` when it answers, else why not.
-    async fn try_start(&self, lms: &Lms, port: u16, deadline: Instant) -> Result<Option<String>, Failure> {
+    async fn try_start(&self, lms: &Lms, port: u16, deadline: Instant) -> Result<Option<LmsError>, Failure> {
         let remaining = deadline.saturating_duration_since(Instant::now());
         match lms.start_server(port, remaining).await {
             Ok(()) => {}
             Err(Problem::Stopped(stop)) => return Err(self.context.interrupted(stop)),
             // Somebody else may have started it at the same moment.
-            Err(Problem::Failed(why)) => return Ok(if self.answers().await? { None } else { Some(why) }),
+            Err(Problem::Failed(error)) => return Ok(if self.answers().await? { None } else { Some(error) }),
         }
         let started = Instant::now();
         let until = deadline.min(started + ANSWER_LIMIT);
@@ -119,7 +123,8 @@ impl LmStudio<'_> {
             }
             if Instant::now() >= until {
                 let waited = duration(started.elapsed());
-                return Ok(Some(format!("`lms server start` said it did, but nothing answered within {waited}")));
+                let reason = format!("`lms server start` said it did, but nothing answered within {waited}");
+                return Ok(Some(reason.into()));
             }
             self.context.sleep(backoff.interval()).await?;
         }

@@ -2,6 +2,7 @@
 //! mismatched LM Studio makes it wait for ever. Exit codes prove little (`lms unload` of an
 //! unknown identifier exits 0), so whoever calls looks afterwards.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,8 +28,46 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub enum Problem {
     /// The whole call must end.
     Stopped(Stop),
-    /// It failed; the sentence says which command and why.
-    Failed(String),
+    /// It failed.
+    Failed(LmsError),
+}
+
+/// How a call of `lms` failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LmsError {
+    /// Which command, and why, in one sentence.
+    pub reason: String,
+    /// Whether the reason lies with this process or its environment. Another caller need not meet
+    /// the same, so it is no answer of LM Studio.
+    pub is_local: bool,
+}
+
+impl LmsError {
+    /// Says how a command failed: `` `lms ps --json` failed (exit code 1): … ``.
+    pub fn of(args: &[String], finished: &Finished, limit: Duration) -> Self {
+        let command = args.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" ");
+        let words = error_sentence(&finished.stderr);
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let reason = match &finished.exit {
+            Exit::Code(code) => format!("`lms {command}` failed (exit code {code}){words}"),
+            Exit::Signal(signal) => format!("`lms {command}` was ended by signal {signal}{words}"),
+            Exit::LimitExpired => format!("`lms {command}` did not end within {}{words}", duration(limit)),
+            Exit::Stopped(_) | Exit::NotStarted(_) => format!("`lms {command}` did not run{words}"),
+        };
+        Self { reason, is_local: finished.is_local_failure() }
+    }
+}
+
+impl From<String> for LmsError {
+    fn from(reason: String) -> Self {
+        Self { reason, is_local: false }
+    }
+}
+
+impl fmt::Display for LmsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
 }
 
 /// The `lms` program and how it reaches the server.
@@ -83,16 +122,17 @@ impl Lms {
                 if let Some(list) = parse(&finished.stdout) {
                     return Ok(list);
                 }
-                problem = Some(Problem::Failed(format!("`lms {command} --json` printed no list that can be read")));
+                let reason = format!("`lms {command} --json` printed no list that can be read");
+                problem = Some(Problem::Failed(reason.into()));
             } else {
                 let hangs = matches!(finished.exit, Exit::LimitExpired);
-                problem = Some(Problem::Failed(complaint(&args, &finished, LIST_LIMIT)));
+                problem = Some(Problem::Failed(LmsError::of(&args, &finished, LIST_LIMIT)));
                 if hangs {
                     break;
                 }
             }
         }
-        Err(problem.unwrap_or_else(|| Problem::Failed(format!("`lms {command}` was not run"))))
+        Err(problem.unwrap_or_else(|| Problem::Failed(format!("`lms {command}` was not run").into())))
     }
 
     /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is, and
@@ -136,11 +176,12 @@ impl Lms {
     pub async fn unload(&self, identifier: &str, lock: Option<File>) -> Result<(), Problem> {
         // It comes from a list, where anybody may have put a name that reads as an option.
         if ModelKey::parse(identifier).is_err() {
-            return Err(Problem::Failed(format!("`{}` cannot be given to `lms unload`", printable(identifier))));
+            let reason = format!("`{}` cannot be given to `lms unload`", printable(identifier));
+            return Err(Problem::Failed(reason.into()));
         }
         let args = self.reaching(vec!["unload".to_owned(), identifier.to_owned()]);
         let finished = self.run_with(&args, UNLOAD_LIMIT, lock, |_| {}).await?;
-        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(complaint(&args, &finished, UNLOAD_LIMIT))) }
+        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(LmsError::of(&args, &finished, UNLOAD_LIMIT))) }
     }
 
     /// `lms get NAME -y`.
@@ -184,7 +225,7 @@ impl Lms {
         // `server` and `daemon` concern this machine alone, where `reach` is empty.
         let args = self.reaching(args);
         let finished = self.run(&args, limit, on_output).await?;
-        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(complaint(&args, &finished, limit))) }
+        if finished.succeeded() { Ok(()) } else { Err(Problem::Failed(LmsError::of(&args, &finished, limit))) }
     }
 
     fn reaching(&self, mut args: Vec<String>) -> Vec<String> {
@@ -207,22 +248,10 @@ impl Lms {
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
             Exit::NotStarted(error) => {
-                Err(Problem::Failed(format!("{} cannot be started: {error}", self.program.display())))
+                let reason = format!("{} cannot be started: {error}", self.program.display());
+                Err(Problem::Failed(LmsError { reason, is_local: true }))
             }
             _ => Ok(finished),
         }
-    }
-}
-
-/// Says how a command failed: `` `lms ps --json` failed (exit code 1): … ``.
-pub fn complaint(args: &[String], finished: &Finished, limit: Duration) -> String {
-    let command = args.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" ");
-    let words = error_sentence(&finished.stderr);
-    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-    match &finished.exit {
-        Exit::Code(code) => format!("`lms {command}` failed (exit code {code}){words}"),
-        Exit::Signal(signal) => format!("`lms {command}` was ended by signal {signal}{words}"),
-        Exit::LimitExpired => format!("`lms {command}` did not end within {}{words}", duration(limit)),
-        Exit::Stopped(_) | Exit::NotStarted(_) => format!("`lms {command}` did not run{words}"),
     }
 }
