@@ -62,6 +62,16 @@ pub fn excerpt(text: &str, limit: usize) -> String {
     printable(&shown)
 }
 
+/// The same, but it is the start that is cut.
+pub fn excerpt_of_end(text: &str, limit: usize) -> String {
+    let end = text.char_indices().nth_back(limit * 8).map_or(text, |(start, _)| &text[start..]);
+    let line = end.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown =
+        line.char_indices().nth_back(limit.saturating_sub(1)).map_or(line.as_str(), |(start, _)| &line[start..]);
+    let cut = if shown.len() < line.len() || end.len() < text.len() { "…" } else { "" };
+    printable(&format!("{cut}{shown}"))
+}
+
 /// A wrong value as it may be shown: people put passwords and tokens where none belong.
 pub fn without_secrets(value: &str) -> String {
     let mut shown = value.to_owned();
@@ -247,6 +257,7 @@ mod tests {
         fn nothing_from_outside_can_drive_a_terminal(text in any::<String>()) {
             prop_assert!(!printable(&text).chars().any(char::is_control));
             prop_assert!(excerpt(&text, 20).chars().all(|char| !char.is_control()));
+            prop_assert!(excerpt_of_end(&text, 20).chars().all(|char| !char.is_control()));
             prop_assert_eq!(printable(&printable(&text)), printable(&text));
             let _ = without_secrets(&text);
         }

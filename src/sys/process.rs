@@ -18,8 +18,10 @@ use crate::sys::shutdown::{Shutdown, Stop};
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a child that was asked to stop is gone.
 const POLL: Duration = Duration::from_millis(5);
-/// What is kept of each stream; `lms ls` of a thousand models is about 1 MiB.
+/// What is kept of each stream from its start; `lms ls` of a thousand models is about 1 MiB.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
+/// What is kept of the end of stderr beyond that: the reason of a failure stands behind a flood.
+const KEPT_END_BYTES: usize = 64 * 1024;
 /// How long the rest of the output is looked for once the child is gone. It is in the pipe
 /// already, so this is only spent when another process holds the pipe open.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -59,7 +61,7 @@ pub struct Finished {
     pub exit: Exit,
     /// What it wrote to stdout, at most 4 MiB from the start.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, at most 4 MiB from the start.
+    /// What it wrote to stderr, at most 4 MiB from the start and 64 KiB from the end.
     pub stderr: Vec<u8>,
 }
 
@@ -105,8 +107,8 @@ pub async fn run(
         Ok(spawned) => spawned,
         Err(error) => return Finished { exit: Exit::NotStarted(error), stdout: vec![], stderr: vec![] },
     };
-    let mut stdout = Stream::new(spawned.stdout.take());
-    let mut stderr = Stream::new(spawned.stderr.take());
+    let mut stdout = Stream::new(spawned.stdout.take(), 0);
+    let mut stderr = Stream::new(spawned.stderr.take(), KEPT_END_BYTES);
     let mut child = Guarded::new(spawned);
     let ended = {
         let expired = sleep(limit);
@@ -156,7 +158,7 @@ pub async fn run(
     }
     while let Ok(Some(_)) = timeout_at(until, stderr.read()).await {}
     tracing::debug!("`{}` {exit}", program.display());
-    Finished { exit, stdout: stdout.kept, stderr: stderr.kept }
+    Finished { exit, stdout: stdout.kept(), stderr: stderr.kept() }
 }
 
 /// A child with the processes that it has started itself: an `lms` that is a shell's script
@@ -305,12 +307,16 @@ fn exit_of(status: ExitStatus) -> Exit {
 struct Stream<R> {
     reader: Option<R>,
     buffer: Box<[u8; 8192]>,
-    kept: Vec<u8>,
+    start: Vec<u8>,
+    /// The last of what came behind the start, up to twice `most_at_end`.
+    end: Vec<u8>,
+    most_at_end: usize,
+    is_cut: bool,
 }
 
 impl<R: AsyncRead + Unpin> Stream<R> {
-    fn new(reader: Option<R>) -> Self {
-        Self { reader, buffer: Box::new([0; 8192]), kept: Vec::new() }
+    fn new(reader: Option<R>, most_at_end: usize) -> Self {
+        Self { reader, buffer: Box::new([0; 8192]), start: Vec::new(), end: Vec::new(), most_at_end, is_cut: false }
     }
 
     /// The next piece, or `None` at the end. Dropping the future loses nothing.
@@ -323,9 +329,28 @@ impl<R: AsyncRead + Unpin> Stream<R> {
             }
         };
         let piece = &self.buffer[..count];
-        let room = KEPT_BYTES - self.kept.len();
-        self.kept.extend_from_slice(&piece[..count.min(room)]);
+        let (of_start, of_end) = piece.split_at(count.min(KEPT_BYTES - self.start.len()));
+        self.start.extend_from_slice(of_start);
+        if self.most_at_end > 0 {
+            self.end.extend_from_slice(of_end);
+        }
+        if self.end.len() > 2 * self.most_at_end {
+            self.is_cut = true;
+            self.end.drain(..self.end.len() - self.most_at_end);
+        }
         Some(piece)
+    }
+
+    /// What is kept. Where something is left out, the rest begins with a whole line.
+    fn kept(mut self) -> Vec<u8> {
+        if self.is_cut {
+            let rest = self.end.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+            self.start.push(b'\n');
+            self.start.extend_from_slice(&self.end[rest..]);
+        } else {
+            self.start.append(&mut self.end);
+        }
+        self.start
     }
 }
 
@@ -374,6 +399,8 @@ mod tests {
         assert!(finished.succeeded());
         assert_eq!(finished.stdout.len(), KEPT_BYTES);
         assert_eq!(finished.stderr, b"end\n");
+        let (finished, _) = shell("yes | head -c 40000000 >&2; echo end >&2", Duration::from_secs(60)).await;
+        assert!(finished.stderr.ends_with(b"y\nend\n") && finished.stderr.len() < 2 * KEPT_BYTES);
     }
 
     #[tokio::test]

@@ -88,3 +88,14 @@ fn an_lms_that_exits_0_without_doing_anything_is_not_believed() {
     machine.faults(json!([{ "on": "lms load", "kind": "empty" }]));
     machine.ensure(&[LLAMA]).expect(5).says("is not resident");
 }
+
+#[test]
+fn the_reason_of_a_failed_load_is_found_behind_a_flood() {
+    let machine = Machine::new();
+    for flood in ["y".repeat(100_000), "y\n".repeat(100_000)] {
+        let stderr = format!("{flood}\nout of disk space");
+        machine.faults(json!([{ "on": "lms load", "kind": "fail", "stderr": stderr }]));
+        let run = machine.ensure(&[LLAMA, "--fresh"]).expect(5);
+        run.says("`lms load llama-3.2-1b-instruct` failed (exit code 1): out of disk space").json();
+    }
+}

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::pure::eviction::Estimate;
 use crate::pure::json::Object;
 use crate::pure::residency::{Downloaded, Instance, Location, Readiness};
-use crate::pure::text::excerpt;
+use crate::pure::text::{excerpt, excerpt_of_end};
 
 /// The text of an output: UTF-16 is decoded (Windows), a byte order mark and colours are cut.
 pub fn decode(bytes: &[u8]) -> String {
@@ -214,16 +214,44 @@ pub fn load_problem(words: &str) -> LoadProblem {
     }
 }
 
-/// The sentence of a failed call: what stands behind its first `Error:`, else its first line
-/// that is no warning. What follows is advice, or a stack trace.
+/// The sentence of a failed call. It is what stands behind its last two `Error:` (the first of them
+/// often says why, the second that it failed). Without any, it is a line that stands alone at the
+/// start, as a headline, or what comes before a stack trace, or the last line: the first ones may
+/// be a flood.
 pub fn error_sentence(stderr: &[u8]) -> String {
     let text = decode(stderr);
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let sentence = lines()
-        .find_map(|line| line.strip_prefix("Error:").or_else(|| line.strip_prefix("error:")))
-        .or_else(|| lines().find(|line| !line.starts_with("W ")))
-        .unwrap_or_default();
-    excerpt(sentence.trim_end_matches('.'), 400)
+    let lines: Vec<&str> = text.lines().map(str::trim).skip_while(|line| is_aside(line)).collect();
+    let mut errors: Vec<&str> = Vec::new();
+    for error in lines.iter().rev().filter_map(|it| it.strip_prefix("Error:").or_else(|| it.strip_prefix("error:"))) {
+        if !errors.contains(&error) {
+            errors.insert(0, error);
+        }
+        if errors.len() == 2 {
+            break;
+        }
+    }
+    if !errors.is_empty() {
+        let each = 400 / errors.len();
+        let errors: Vec<String> = errors.into_iter().map(|it| excerpt(it.trim_end_matches('.'), each)).collect();
+        return errors.join("; ");
+    }
+    let is_trace = |line: &str| line.starts_with("at ");
+    let is_told = |line: &&&str| !is_aside(line) && !is_trace(line);
+    let sentence = match lines.as_slice() {
+        [headline, "", ..] if headline.len() <= 200 => headline,
+        _ => match lines.iter().position(|line| is_trace(line)) {
+            Some(trace) => lines[..trace].iter().rfind(is_told),
+            None => lines.iter().rfind(is_told),
+        }
+        .copied()
+        .unwrap_or_default(),
+    };
+    excerpt_of_end(sentence.trim_end_matches('.'), 400)
+}
+
+/// Nothing, or a warning.
+fn is_aside(line: &str) -> bool {
+    line.is_empty() || line.starts_with("W ")
 }
 
 /// Whether these words say that the identifier is taken: somebody else is loading, or has
@@ -394,11 +422,32 @@ mod tests {
         assert!(is_identifier_taken(&decode(fixture!("load.identifier-in-use.stderr.txt"))));
         assert!(!is_identifier_taken(&decode(fixture!("load.success.stderr.txt"))));
         assert!(error_sentence(fixture!("no-backend.load.stderr.txt")).starts_with("LM Studio daemon is not running"));
+        assert_eq!(error_sentence(fixture!("unload.unknown.stderr.txt")), "Model Not Found");
         assert_eq!(
             loaded_identifier(fixture!("load.duplicate.stderr.txt")).as_deref(),
             Some("llama-3.2-1b-instruct:2")
         );
         assert_eq!(loaded_identifier(fixture!("load.guardrail.stderr.txt")), None);
+    }
+
+    #[test]
+    fn a_reason_behind_a_flood_is_found() {
+        let flood = "y".repeat(10_000);
+        for (stderr, sentence) in [
+            (format!("{flood}\nout of disk space.\n"), "out of disk space"),
+            (format!("{flood}\n\nout of disk space\n"), "out of disk space"),
+            ("y\n".repeat(10_000) + "out of disk space\n\n", "out of disk space"),
+            ("y\n".repeat(10_000) + "Error: out of disk space\nbye\n", "out of disk space"),
+            ("Error: again\n".repeat(10_000) + "Error: out of disk space.\n", "again; out of disk space"),
+            ("W beware\nout of disk space\n    at load (x.js:1:2)\n\nNode.js v25\n".to_owned(), "out of disk space"),
+            ("W beware\n".to_owned(), ""),
+            (String::new(), ""),
+        ] {
+            let told = error_sentence(stderr.as_bytes());
+            assert!(told.trim_start_matches('…') == sentence, "{told}");
+        }
+        let line = format!("{flood} out of disk space");
+        assert!(error_sentence(line.as_bytes()).ends_with("y out of disk space"));
     }
 
     #[test]
