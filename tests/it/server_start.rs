@@ -97,7 +97,8 @@ fn a_server_that_cannot_be_started_is_tried_once_per_cooldown() {
     let first = machine
         .ensure(&[LLAMA])
         .expect(3)
-        .says("could not be started: `lms server start` failed (exit code 1): listen EADDRINUSE");
+        .says("could not be started: `lms server start` failed (exit code 1): listen EADDRINUSE")
+        .says(&format!("hint: another program has port {}", machine.rest_port));
     assert_eq!(first.model()["category"], "server-unreachable");
     let calls = machine.lms_calls().len();
     let second = machine.ensure(&["google/gemma-3-12b"]).expect(3).model();
@@ -111,7 +112,9 @@ fn a_server_that_cannot_be_started_is_tried_once_per_cooldown() {
 fn launch_app_fallback_can_be_switched_off() {
     let machine = Machine::with_server_off();
     machine.faults(json!([{ "on": "lms server start", "kind": "fail" }]));
-    machine.ensure(&[LLAMA, "--launch-app-fallback=false"]).expect(3);
+    let run = machine.ensure(&[LLAMA, "--launch-app-fallback=false"]).expect(3).says("switch its server on");
+    let (_, hint) = run.stderr.split_once("hint:").unwrap();
+    assert!(!hint.contains("lms server start"), "what just failed is no advice: {hint}");
     assert_eq!(machine.lms_calls().len(), 1);
 }
 

@@ -6,6 +6,7 @@ use super::{LmStudio, remember_unless_local};
 use crate::backend::Backoff;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::Reply;
+use crate::pure::lmstudio::lms_output::is_port_taken;
 use crate::pure::lmstudio::rest::is_greeting;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::text::duration;
@@ -68,8 +69,18 @@ impl LmStudio<'_> {
             }
             Some(error) => {
                 let reason = format!("no server answers at {base}, and it could not be started: {error}");
-                let failure = Failure::new(Category::ServerUnreachable, reason)
-                    .hinted(format!("start LM Studio and its server by hand (`lms server start --port {port}`)"));
+                let hint = if error.is_local {
+                    "`lms` did not run as it should: look at this machine, or start the server in LM Studio's window"
+                        .to_owned()
+                } else if is_port_taken(&error.reason) {
+                    format!("another program has port {port}: stop it, or choose another port with --base-url")
+                } else {
+                    format!(
+                        "open LM Studio and switch its server on there (Developer, port {port}); its log says why it \
+                         does not start"
+                    )
+                };
+                let failure = Failure::new(Category::ServerUnreachable, reason).hinted(hint);
                 Err(remember_unless_local(failure, error.is_local))
             }
         }

@@ -261,6 +261,11 @@ pub fn is_identifier_taken(words: &str) -> bool {
     words.contains("identifier") && (words.contains("already") || words.contains("in use"))
 }
 
+/// Whether these words say that another program listens on the server's port.
+pub fn is_port_taken(words: &str) -> bool {
+    words.contains("EADDRINUSE") || words.to_lowercase().contains("address already in use")
+}
+
 /// The identifier that a successful `lms load` names in its last line.
 pub fn loaded_identifier(stderr: &[u8]) -> Option<String> {
     let text = decode(stderr);
@@ -421,6 +426,8 @@ mod tests {
         assert_eq!(error_sentence(fixture!("load.unknown-key.stderr.txt")), "Model not found");
         assert!(is_identifier_taken(&decode(fixture!("load.identifier-in-use.stderr.txt"))));
         assert!(!is_identifier_taken(&decode(fixture!("load.success.stderr.txt"))));
+        assert!(is_port_taken(&decode(fixture!("server-start.port-taken.stderr.txt"))));
+        assert!(!is_port_taken(&decode(fixture!("no-backend.load.stderr.txt"))));
         assert!(error_sentence(fixture!("no-backend.load.stderr.txt")).starts_with("LM Studio daemon is not running"));
         assert_eq!(error_sentence(fixture!("unload.unknown.stderr.txt")), "Model Not Found");
         assert_eq!(
