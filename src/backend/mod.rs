@@ -307,6 +307,14 @@ impl<'a> Backend<'a> {
         }
     }
 
+    /// What the user should know of a model that this call found ready: why a client could be
+    /// refused all the same.
+    pub fn caveat(&self) -> Option<String> {
+        match self {
+            Self::LmStudio(it) => it.caveat(),
+        }
+    }
+
     /// The failure of a snapshot whose sources disagree about a model.
     pub fn contradicted(&self) -> Failure {
         match self {

@@ -27,8 +27,12 @@ pub(super) struct CallOutcome {
 impl CallOutcome {
     /// Tells a person: warnings, and failures with what to do next.
     pub(super) fn tell(&self, console: Console) {
+        let mut told: Vec<&String> = Vec::new();
         for warning in self.outcomes.iter().flat_map(|outcome| &outcome.warnings) {
-            console.warning(warning);
+            if !told.contains(&warning) {
+                console.warning(warning);
+                told.push(warning);
+            }
         }
         for failure in failures(&self.outcomes) {
             console.failure(failure, self.verdict.exit != ExitCode::Success);

@@ -296,6 +296,9 @@ impl<'a> ModelTask<'a> {
                 result
             }
         };
+        if let Some(warning) = self.gate.backend.caveat().filter(|_| result.is_ok()) {
+            self.warn(warning);
+        }
         Outcome {
             key: self.request.key.to_string(),
             requested: self.request.requested.clone(),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{LLAMA, Machine, TOKEN, run};
+use crate::support::{GEMMA, LLAMA, Machine, TOKEN, run};
 
 #[test]
 fn a_right_token_is_all_it_takes() {
@@ -30,4 +30,20 @@ fn a_missing_token_is_an_error_where_nothing_else_can_tell() {
     let machine = Machine::with(json!({ "token": TOKEN }));
     std::fs::remove_file(machine.path("bin/lms")).unwrap();
     machine.ensure(&[LLAMA]).expect(7).says("requires an API token, and the variable LM_API_TOKEN holds none");
+}
+
+#[test]
+fn a_model_that_lms_alone_could_tell_comes_with_a_warning_that_clients_need_a_token() {
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    machine.preload(LLAMA).preload(GEMMA);
+    machine.control("used", json!({ "identifier": LLAMA, "lastUsedTime": 1 }));
+    // The second call finds the word of `lms` kept.
+    for source in ["lms-ps", "cache"] {
+        let run = machine.ensure(&[LLAMA, GEMMA]).expect(0);
+        assert_eq!(run.stderr.matches("a client without a token will be refused").count(), 1, "{run:?}");
+        let models = run.json()["models"].clone();
+        assert_eq!((&models[0]["source"], models[1]["warnings"].as_array().unwrap().len()), (&json!(source), 1));
+    }
+    let run = run(machine.command(&["ensure", "--json", LLAMA]).env("LM_API_TOKEN", TOKEN)).expect(0);
+    assert_eq!(run.model()["warnings"], json!([]));
 }

@@ -6,7 +6,7 @@ mod load;
 mod observe;
 mod start;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use serde_json::Value as Json;
 
@@ -26,6 +26,8 @@ pub struct LmStudio<'a> {
     context: &'a Context<'a>,
     /// Looked for when it is first needed: a warm call does without.
     lms: OnceCell<Result<Lms, String>>,
+    /// The server wants a token, and this call has none: `lms` told, which needs none.
+    lacks_token: Cell<bool>,
 }
 
 /// What carries out a load or a download.
@@ -36,7 +38,7 @@ pub(super) enum LoadMethod<'a> {
 
 impl<'a> LmStudio<'a> {
     pub(super) fn new(context: &'a Context<'a>) -> Self {
-        Self { context, lms: OnceCell::new() }
+        Self { context, lms: OnceCell::new(), lacks_token: Cell::new(false) }
     }
 
     /// The `lms` program, or why it cannot be used for this server.
@@ -81,6 +83,13 @@ impl<'a> LmStudio<'a> {
         let path = format!("api/v1/models/{verb}");
         let answer = self.context.server.post(&path, body, self.context.config.load_timeout);
         Ok(read_management_reply(&self.context.unless_stopped(answer).await?, wanted))
+    }
+
+    pub(super) fn caveat(&self) -> Option<String> {
+        let (base, name) = (self.context.base(), &self.context.config.api_token_env);
+        self.lacks_token.get().then(|| {
+            format!("{base} requires an API token, and {name} holds none: a client without a token will be refused")
+        })
     }
 
     pub(super) fn contradicted(&self) -> Failure {

@@ -57,7 +57,10 @@ impl LmStudio<'_> {
                 ))
             }
             Reading::Unauthorized if context.server.has_token() => Ok(Observation::Blocked(self.token_refused())),
-            Reading::Unauthorized => self.observe_through_lms(self.token_missing(), cached).await,
+            Reading::Unauthorized => {
+                self.lacks_token.set(true);
+                self.observe_through_lms(self.token_missing(), cached).await
+            }
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
             Reading::Unclear(why) => Ok(Observation::Blocked(context.unknown(&why))),
         }
