@@ -57,7 +57,7 @@ pub struct Context<'a> {
     /// When the call began.
     pub started: Instant,
     /// Made when something slow begins: a warm call ends by the default action of a signal.
-    pub shutdown: OnceCell<Shutdown>,
+    pub shutdown: &'a OnceCell<Shutdown>,
 }
 
 impl Context<'_> {
@@ -264,9 +264,14 @@ impl<'a> Backend<'a> {
     }
 
     /// Unloads what our own load brought up under a wrong name, by what loaded it.
-    pub async fn undo_load(&self, request: &ModelRequest, identifier: &str) -> Result<(), Failure> {
+    pub async fn undo_load(
+        &self,
+        request: &ModelRequest,
+        identifier: &str,
+        operation: Option<&Operation>,
+    ) -> Result<(), Failure> {
         match self {
-            Self::LmStudio(it) => it.undo_load(request, identifier).await,
+            Self::LmStudio(it) => it.undo_load(request, identifier, operation).await,
         }
     }
 

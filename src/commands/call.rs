@@ -1,6 +1,7 @@
 //! One call of the gate, from what was typed to what it came to: shared by every command that
 //! gates something.
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use super::error::CommandError;
@@ -83,6 +84,7 @@ pub(super) async fn ensure(
         servers.push((server, models));
     }
     let output = &gate.settings.output;
+    let shutdown = OnceCell::new();
     let mut calls: Vec<ServerCall<'_>> = Vec::new();
     for (server, models) in &servers {
         let call = Call {
@@ -97,6 +99,7 @@ pub(super) async fn ensure(
             timeout: gate.timeout,
             progress: Progress::new(console, !output.no_progress, output.progress_every),
             started,
+            shutdown: &shutdown,
         };
         // A signal is meant for the whole process, not for one server alone.
         let stopped = calls.iter().flat_map(|it| failures(&it.outcomes)).find(|it| it.signal.is_some());

@@ -72,14 +72,15 @@ impl ModelTask<'_> {
                 })
             }
             Err(failure) => {
-                // As it looks after the failure: a load that fails may change what is resident.
-                let world = match self.gate.observe().await {
-                    Ok(Observation::Seen(snapshot)) => self.world(&snapshot),
-                    _ => World::default(),
+                // As it looks after the failure: a load that fails may change what is resident. Where
+                // nothing can be seen, nothing would void it for later callers.
+                let (failure, world) = match self.gate.observe().await {
+                    Ok(Observation::Seen(snapshot)) => (failure.clone(), self.world(&snapshot)),
+                    _ => (failure.clone().for_waiters(), World::default()),
                 };
                 let attempt = self.attempt();
                 store.change(leadership, |history| {
-                    history.remember_failure(Some(key), &attempt, failure, took, world);
+                    history.remember_failure(Some(key), &attempt, &failure, took, world);
                 })
             }
         };

@@ -90,16 +90,20 @@ impl ModelTask<'_> {
     fn own_load(&self, store: &Store) -> OwnLoad {
         let key = self.request.key.as_str();
         if store.load(key).is_under_way() {
-            self.no_load_since.set(None);
+            self.still_leader.take();
             return OwnLoad::UnderWay;
         }
-        let names_it = |it: Leader| it.model == key && it.pid != std::process::id();
-        if !(store.lock.leader().is_some_and(names_it) && matches!(store.lock.is_led(), Ok(true))) {
+        let names_it = |it: &Leader| it.model == key && it.pid != std::process::id();
+        let Some(leader) = store.lock.leader().filter(names_it) else { return OwnLoad::No };
+        if !matches!(store.lock.is_led(), Ok(true)) {
             return OwnLoad::No;
         }
-        // A leader that neither loads nor ends for long is stopped.
-        let since = self.no_load_since.get().unwrap_or_else(Instant::now);
-        self.no_load_since.set(Some(since));
+        // A leader that neither loads nor shows any life for long is stopped.
+        let since = match self.still_leader.take() {
+            Some((seen, since)) if seen == leader => since,
+            _ => Instant::now(),
+        };
+        self.still_leader.replace(Some((leader, since)));
         if since.elapsed() < LOOK_INTERVAL { OwnLoad::Led } else { OwnLoad::No }
     }
 

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use super::wait::{BLOCKED, Turn};
 use super::{Gate, Lead, ModelTask};
 use crate::pure::outcome::failure::Failure;
 use crate::sys::lock::poll_interval;
@@ -51,7 +52,7 @@ impl Gate<'_> {
     /// Lets background calls see that a foreground call has work, until this call ends.
     pub(super) fn show_foreground(&self) {
         let Some(store) = self.store().filter(|_| !self.call.is_background) else { return };
-        match store.foreground.try_shared() {
+        match store.foreground.shared_beside_askers() {
             Ok(lock) => drop(self.foreground.replace(lock)),
             Err(error) => tracing::debug!(%error, "background calls cannot see this one"),
         }
@@ -65,18 +66,32 @@ impl Gate<'_> {
 
 impl ModelTask<'_> {
     /// In a background call, waits while foreground calls have work, and a moment for one to come.
-    /// Returns whether it had to wait for one.
-    pub(super) async fn give_way(&self, deadline: Instant) -> Result<bool, Failure> {
+    /// Returns whether it had to wait for one. A foreground call with work leads or waits for a
+    /// leader, so one that does neither for long is stopped, and is not waited for.
+    pub(super) async fn give_way(&self, deadline: Instant, turn: &mut Turn) -> Result<bool, Failure> {
         let gate = self.gate;
-        if !gate.call.is_background {
+        let Some(store) = gate.store().filter(|_| gate.call.is_background && !turn.ignores_foreground) else {
             return Ok(false);
-        }
+        };
         let until = Instant::now() + BACKGROUND_DELAY;
-        let mut gave_way = false;
-        while Instant::now() < deadline && (gate.has_foreground() || (!gave_way && Instant::now() < until)) {
-            gave_way |= gate.has_foreground();
+        let mut led = Instant::now();
+        let mut waiting = None;
+        while Instant::now() < deadline {
+            if matches!(store.lock.is_led(), Ok(true)) {
+                led = Instant::now();
+            }
+            let has_foreground = gate.has_foreground();
+            turn.ignores_foreground = has_foreground && led.elapsed() >= BLOCKED;
+            if has_foreground && !turn.ignores_foreground {
+                let text = "calls that a person waits for";
+                waiting.get_or_insert_with(|| gate.call.progress.begin(&format!("letting {text} go first"), None));
+                self.waits_for.replace(Some(text.to_owned()));
+            } else if waiting.is_some() || Instant::now() >= until {
+                break;
+            }
             gate.context.sleep(poll_interval()).await?;
         }
-        Ok(gave_way)
+        self.waits_for.take();
+        Ok(waiting.is_some())
     }
 }

@@ -16,7 +16,7 @@ use crate::sys::progress::Activity;
 
 /// How long an instance may take to appear in the lists: `lms ps` shows a load about 200 ms
 /// after it began.
-const APPEARS: Duration = Duration::from_millis(1500);
+pub(super) const APPEARS: Duration = Duration::from_millis(1500);
 
 impl ModelTask<'_> {
     /// Finds exactly this key among the downloaded models; `None` if it is to be downloaded, which
@@ -75,6 +75,10 @@ impl ModelTask<'_> {
             };
             let started = Instant::now();
             let result = backend.load(self.request, target, operation.as_ref(), on_percent).await?;
+            // What other calls saw while it went on may not be so any more.
+            if let Some(store) = self.gate.store() {
+                store.forget_verdicts();
+            }
             if matches!(result, LoadResult::Loaded) {
                 return Ok(Some((started.elapsed(), activity)));
             }
@@ -112,7 +116,7 @@ impl ModelTask<'_> {
     async fn was_beaten(&self, result: &LoadResult) -> Result<bool, Failure> {
         let key = &self.request.key;
         let patience = match result {
-            LoadResult::Failed(_) => APPEARS,
+            LoadResult::Failed(_) | LoadResult::OutOfMemory(_) => APPEARS,
             LoadResult::Misnamed(name) if key.is_copy(name) => APPEARS,
             _ => Duration::ZERO,
         };
@@ -124,11 +128,14 @@ impl ModelTask<'_> {
         let mut until = started + patience;
         let mut backoff = Backoff::default();
         loop {
+            // One whose readiness is not reported may be what a load that has just failed leaves in
+            // the list for a moment.
+            let mut is_listed = false;
             if let Observation::Seen(snapshot) = self.gate.observe().await? {
                 match snapshot.residency(key) {
                     Residency::Loading(_) if waits_for_load => {
                         if started.elapsed() >= self.gate.call.config.load_timeout {
-                            return Err(self.load_timeout("is still loading, by another client's order,"));
+                            return Err(self.load_timeout("is still loading, by another client's order,").cheap());
                         }
                         until = until.max(Instant::now() + Duration::from_millis(1));
                     }
@@ -137,14 +144,13 @@ impl ModelTask<'_> {
                         _ if self.has_own_load() && waits_for_load => {
                             until = until.max(Instant::now() + Duration::from_millis(1));
                         }
-                        _ if !may_be_ours => return Ok(true),
-                        _ => {}
+                        _ => is_listed = !may_be_ours,
                     },
                     _ => {}
                 }
             }
             if Instant::now() >= until {
-                return Ok(false);
+                return Ok(is_listed);
             }
             self.gate.context.sleep(backoff.interval()).await?;
         }
@@ -154,7 +160,7 @@ impl ModelTask<'_> {
     /// so.
     async fn undo(&self, identifier: &str, lead: &Lead) -> Result<Failure, Failure> {
         let backend = &self.gate.backend;
-        backend.undo_load(self.request, identifier).await?;
+        backend.undo_load(self.request, identifier, self.gate.store().map(|store| &store.unload)).await?;
         let name = printable(identifier);
         let end = if self.is_gone(identifier, lead).await? {
             "it was unloaded again".to_owned()
@@ -179,6 +185,12 @@ impl ModelTask<'_> {
             let observation = self.gate.observe().await?;
             if let Observation::Seen(snapshot) = &observation {
                 match snapshot.residency(&self.request.key) {
+                    // Another caller without the lock has ordered it, and it may still load.
+                    Residency::Addressable(instance)
+                        if !is_ours && instance.readiness != Readiness::Ready && self.has_own_load() =>
+                    {
+                        appears_until = Instant::now() + APPEARS;
+                    }
                     Residency::Addressable(instance) => {
                         if let Some(other) = self.other_model(instance, target).filter(|_| is_ours) {
                             let other = printable(other);

@@ -12,7 +12,7 @@ mod room;
 mod start;
 mod wait;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ use crate::sys::leader::{Leader, Leadership};
 use crate::sys::lock::Lock;
 use crate::sys::private::NoStore;
 use crate::sys::progress::Progress;
+use crate::sys::shutdown::Shutdown;
 use crate::sys::state::Store;
 use evaluate::Step;
 use wait::Turn;
@@ -63,6 +64,8 @@ pub struct Call<'a> {
     pub progress: Progress,
     /// When the call began.
     pub started: Instant,
+    /// Made when something slow begins, and shared by the servers of one call.
+    pub shutdown: &'a OnceCell<Shutdown>,
 }
 
 /// The state directory is one that others could write to: a configuration error.
@@ -107,7 +110,7 @@ impl<'a> Call<'a> {
             requests: self.requests,
             timeout: self.timeout,
             started: self.started,
-            shutdown: OnceCell::new(),
+            shutdown: self.shutdown,
         }
     }
 }
@@ -136,8 +139,9 @@ struct ModelTask<'a> {
     gate: &'a Gate<'a>,
     request: &'a ModelRequest,
     warnings: RefCell<Vec<String>>,
-    /// Since when the leader, which leads because of this model, has had no load under way.
-    no_load_since: Cell<Option<Instant>>,
+    /// The leader that leads because of this model and has no load under way, and since when it
+    /// has shown no life.
+    still_leader: RefCell<Option<(Leader, Instant)>>,
     /// What this call waits for at the moment, for the message when its time is over.
     waits_for: RefCell<Option<String>>,
 }
@@ -277,7 +281,7 @@ impl<'a> ModelTask<'a> {
             gate,
             request,
             warnings: RefCell::default(),
-            no_load_since: Cell::default(),
+            still_leader: RefCell::default(),
             waits_for: RefCell::default(),
         }
     }
@@ -352,7 +356,7 @@ impl<'a> ModelTask<'a> {
 
     /// Leads or waits until the model is addressable, or it is known why it will not be.
     async fn ensure(&self, step: Option<Result<Step, Failure>>) -> Result<Ready, Failure> {
-        self.no_load_since.set(None);
+        self.still_leader.take();
         let lock_deadline = Instant::now() + self.gate.call.config.lock_wait_timeout;
         let mut step = match step {
             Some(step) => step?,
@@ -363,12 +367,13 @@ impl<'a> ModelTask<'a> {
             if let Step::Ready(ready) = step {
                 return Ok(ready);
             }
-            if self.give_way(lock_deadline).await? {
+            if self.give_way(lock_deadline, &mut turn).await? {
                 step = self.evaluate(&self.gate.observe().await?, Action::Waited)?;
                 continue;
             }
             let lead = if turn.is_blocked() { Some(Lead(None)) } else { self.try_lead() };
             if let Some(lead) = lead {
+                turn.end();
                 return self.lead_and_record(&lead).await;
             }
             step = self.wait_for_leader(lock_deadline, &mut turn).await?;
@@ -378,13 +383,16 @@ impl<'a> ModelTask<'a> {
     /// Leads, shows the waiters once a second that it does, and leaves word of how it ended.
     async fn lead_and_record(&self, lead: &Lead) -> Result<Ready, Failure> {
         let began = Instant::now();
-        let result = tokio::select! {
-            biased;
-            result = self.lead(lead) => result,
-            never = self.gate.show_life(lead) => match never {},
+        let work = async {
+            let result = self.lead(lead).await;
+            self.record(lead, &result, began.elapsed()).await;
+            result
         };
-        self.record(lead, &result, began.elapsed()).await;
-        result
+        tokio::select! {
+            biased;
+            result = work => result,
+            never = self.gate.show_life(lead) => match never {},
+        }
     }
 
     /// The work of the leader, in order.
@@ -413,6 +421,12 @@ impl<'a> ModelTask<'a> {
                 }
                 // Before anything is unloaded it must be certain that there is something to load.
                 Step::Change(snapshot, change) => {
+                    // A load that a killed leader left behind is not listed yet.
+                    if change == Change::Load && !has_waited && self.has_own_load() {
+                        has_waited = true;
+                        step = self.wait_for_listing().await?;
+                        continue;
+                    }
                     if let Some(target) = self.find_target(&snapshot, has_downloaded).await? {
                         break (snapshot, change, target);
                     }

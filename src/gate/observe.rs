@@ -21,6 +21,9 @@ impl Gate<'_> {
     /// there is nothing to clean up, and nothing is spent on it.
     pub(super) async fn first_reading(&self) -> Result<Reading, Failure> {
         let asking = self.backend.read();
+        if self.context.shutdown.get().is_some() {
+            return self.context.unless_stopped(asking).await;
+        }
         tokio::pin!(asking);
         let quick = self.call.timeout.map_or(WARM, |limit| limit.min(WARM));
         match tokio::time::timeout(quick, &mut asking).await {
@@ -58,7 +61,8 @@ impl Gate<'_> {
 
     fn kept_instances(&self) -> Option<Vec<Instance>> {
         let max_age = self.call.config.verify_cache.unwrap_or(SLOW_SOURCE_CACHE);
-        if self.call.fresh { None } else { self.cached_instances(self.store()?, max_age) }
+        let store = self.store().filter(|store| !self.call.fresh && !store.unload.is_under_way())?;
+        self.cached_instances(store, max_age)
     }
 
     /// Outcomes from the disk, if `verifyCacheMs` is a number and they settle every model. By

@@ -112,6 +112,9 @@ impl ModelTask<'_> {
         if is_ambiguous(&resident, key.as_str()) {
             return let_pass(&ambiguous(key.as_str()));
         }
+        if !resident.iter().any(|it| it.identifier == key.as_str()) {
+            return Err(self.gate.context.unknown(&format!("`{key}` came and went while being looked at")));
+        }
         for own in resident.iter().filter(|it| it.identifier == key.as_str()) {
             match own.busy {
                 Some(false) => {}
@@ -130,6 +133,10 @@ impl ModelTask<'_> {
     /// nothing.
     pub(super) async fn unload(&self, identifier: &str, lead: &Lead) -> Result<(), Failure> {
         let operation = self.gate.store().map(|store| &store.unload);
+        // Before and after: what other calls see meanwhile is not so when it is over.
+        if let Some(store) = self.gate.store() {
+            store.forget_verdicts();
+        }
         let unloaded = self.gate.backend.unload(identifier, operation).await?;
         let said = unloaded.err().map_or(String::new(), |why| format!(": {why}"));
         if self.is_gone(identifier, lead).await? {
@@ -138,20 +145,22 @@ impl ModelTask<'_> {
         let name = printable(identifier);
         let command = self.gate.backend.unload_command(identifier);
         let reason = format!("`{name}` is still resident after `{command}`{said}");
-        Err(Failure::new(Category::UnknownState, reason).hinted("unload it in LM Studio, then try again"))
+        Err(Failure::new(Category::UnknownState, reason)
+            .hinted(format!("unload it in {}, then try again", self.gate.backend.name()))
+            .for_waiters())
     }
 
     /// Waits until an instance that was unloaded is gone, but not for long.
     pub(super) async fn is_gone(&self, identifier: &str, _: &Lead) -> Result<bool, Failure> {
-        if let Some(store) = self.gate.store() {
-            store.forget_verdicts();
-        }
         let until = Instant::now() + UNLOAD_LIMIT;
         let mut backoff = Backoff::default();
         loop {
             if let Observation::Seen(snapshot) = self.gate.observe().await?
                 && !snapshot.instances.iter().any(|it| it.identifier == identifier)
             {
+                if let Some(store) = self.gate.store() {
+                    store.forget_verdicts();
+                }
                 return Ok(true);
             }
             if Instant::now() >= until {

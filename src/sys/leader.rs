@@ -7,6 +7,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,8 @@ use super::lock::{Lock, LockFile};
 use super::private::open;
 use crate::pure::json::Object;
 
-/// Who leads and what for, for messages; never for decisions.
+/// Who leads and what for. That it changes shows that the leader lives; what it says is for
+/// messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Leader {
@@ -98,6 +100,11 @@ impl LeaderLock {
         self.busy.is_held()
     }
 
+    /// When the leader showed last that it lives; only that it changes means anything.
+    pub fn sign_of_life(&self) -> Option<SystemTime> {
+        self.lead.path().metadata().and_then(|it| it.modified()).ok()
+    }
+
     /// Who leads, as far as the file tells; it may be stale.
     pub fn leader(&self) -> Option<Leader> {
         let mut text = Vec::new();
@@ -110,9 +117,17 @@ impl LeaderLock {
 impl Leadership {
     /// Writes down who leads and what for. A full disk must not stop the load.
     pub fn announce(&self, leader: &Leader) {
+        // A hard link would carry the text into a file of another user.
+        #[cfg(unix)]
+        if self.lead.file().metadata().is_ok_and(|it| std::os::unix::fs::MetadataExt::nlink(&it) > 1) {
+            tracing::debug!("the lock file has a second name elsewhere: nothing is written into it");
+            return;
+        }
         let text = serde_json::to_vec(leader).unwrap_or_default();
         if let Err(error) = self.write(&text) {
             tracing::debug!(%error, "cannot write down who leads");
+            // That the leader lives shows on a full disk, too.
+            let _ = self.lead.file().set_modified(SystemTime::now());
         }
     }
 
@@ -120,10 +135,6 @@ impl Leadership {
     fn write(&self, text: &[u8]) -> io::Result<()> {
         use std::io::Seek;
         let mut file = self.lead.file();
-        // A hard link would carry the text into a file of another user.
-        if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1 {
-            return Err(io::Error::other("the lock file has a second name elsewhere"));
-        }
         file.rewind()?;
         file.write_all(text)?;
         file.set_len(text.len() as u64)

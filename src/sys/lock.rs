@@ -54,16 +54,18 @@ impl LockFile {
     /// # Errors
     /// As for [`Self::try_exclusive`].
     pub fn exclusive_beside_askers(&self) -> io::Result<Option<Lock>> {
-        for _ in 1..TRIES {
-            if let Some(lock) = self.try_exclusive()? {
-                return Ok(Some(lock));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        self.try_exclusive()
+        patiently(|| self.try_exclusive())
     }
 
     /// Takes the lock together with others that do so; `None` if one process has it alone.
+    ///
+    /// # Errors
+    /// As for [`Self::try_exclusive`].
+    pub fn shared_beside_askers(&self) -> io::Result<Option<Lock>> {
+        patiently(|| self.try_shared())
+    }
+
+    /// The same, without waiting.
     ///
     /// # Errors
     /// As for [`Self::try_exclusive`].
@@ -100,7 +102,8 @@ impl LockFile {
         Err(io::Error::other("the lock file is replaced as often as it is locked"))
     }
 
-    fn open(&self) -> io::Result<File> {
+    /// Opens the file to write to it, locked or not; makes it where it is missing.
+    pub(super) fn open(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         match open(&mut options, &self.path) {
@@ -138,6 +141,16 @@ impl LockFile {
     fn still_names(&self, _: &File) -> io::Result<bool> {
         Ok(true)
     }
+}
+
+fn patiently(try_lock: impl Fn() -> io::Result<Option<Lock>>) -> io::Result<Option<Lock>> {
+    for _ in 1..TRIES {
+        if let Some(lock) = try_lock()? {
+            return Ok(Some(lock));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    try_lock()
 }
 
 impl Lock {

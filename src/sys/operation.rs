@@ -11,22 +11,25 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::clock::monotonic_ms;
-use super::lock::LockFile;
+use super::lock::{Lock, LockFile};
 use super::private::open;
 use crate::pure::json::Object;
 
 /// What a child that is asked to stop at its limit may take beyond it.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What the process that orders an operation writes down.
+/// What the process that orders an operation writes down. Times are milliseconds of the monotonic
+/// clock.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Order {
-    /// When it is over in any case, in milliseconds of the monotonic clock: a process that still
-    /// holds the lock then, such as a daemon that the child has left behind, is not at it.
+    /// When it was given: the clock of another boot may not have come as far.
+    began_ms: u64,
+    /// When it is over in any case: a process that still holds the lock then, such as a daemon
+    /// that the child has left behind, is not at it.
     until_ms: u64,
-    /// It goes on in the server, lock or no lock.
-    in_server: bool,
+    /// It goes on whether or not a process holds the lock.
+    without_lock: bool,
 }
 
 /// The lock file of one operation.
@@ -35,48 +38,51 @@ pub struct Operation {
     lock: LockFile,
 }
 
-/// An operation in the server that this process has ordered.
-#[derive(Debug)]
-pub struct Ordered(Option<File>);
-
 impl Operation {
     /// Names the lock file; nothing is opened.
     pub fn new(path: PathBuf) -> Self {
         Self { lock: LockFile::new(path) }
     }
 
-    /// Locks for a child that is given the file as its stdin, which is at its end. `limit` is how
-    /// long the child may take. `None` if another operation goes on.
+    /// Begins an operation of a child that is given the locked file as its stdin, which is at its
+    /// end. `limit` is how long the child may take. `None` where another process keeps the lock:
+    /// then the order alone tells of it.
     ///
     /// # Errors
     /// When the file cannot be opened or written, or locking does not work there.
-    pub fn lock_for_child(&self, limit: Duration) -> io::Result<Option<File>> {
-        self.order(limit, false)
+    pub fn begin(&self, limit: Duration) -> io::Result<Option<File>> {
+        let locked = self.lock.exclusive_beside_askers()?.map(Lock::into_file);
+        match locked {
+            Some(file) => {
+                write(&file, &Order::new(limit, false))?;
+                Ok(Some(file))
+            }
+            None => self.begin_in_server(limit).map(|()| None),
+        }
     }
 
-    /// Marks an operation that goes on in the server, until the mark is taken back.
+    /// Begins an operation that goes on in the server, with this process or without it.
     ///
     /// # Errors
-    /// As for [`Self::lock_for_child`].
-    pub fn mark_in_server(&self, limit: Duration) -> io::Result<Ordered> {
-        self.order(limit, true).map(Ordered)
+    /// When the file cannot be opened or written.
+    pub fn begin_in_server(&self, limit: Duration) -> io::Result<()> {
+        write(&self.lock.open()?, &Order::new(limit, true))
     }
 
-    fn order(&self, limit: Duration, in_server: bool) -> io::Result<Option<File>> {
-        let Some(lock) = self.lock.exclusive_beside_askers()? else { return Ok(None) };
-        let mut file = lock.into_file();
-        let order = Order { until_ms: monotonic_ms() + millis(limit + GRACE), in_server };
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&serde_json::to_vec(&order)?)?;
-        Ok(Some(file))
+    /// The operation is known to have ended, though a process may still have the file.
+    pub fn end(&self) {
+        let over = Order { until_ms: 0, ..Order::new(Duration::ZERO, false) };
+        if let Err(error) = self.lock.open().and_then(|file| write(&file, &over)) {
+            tracing::debug!(%error, "cannot write down that an operation has ended");
+        }
     }
 
     /// Whether it goes on.
     pub fn is_under_way(&self) -> bool {
         let is_held = matches!(self.lock.is_held(), Ok(true));
+        let now = monotonic_ms();
         match self.read() {
-            Some(order) => (is_held || order.in_server) && monotonic_ms() < order.until_ms,
+            Some(order) => (is_held || order.without_lock) && (order.began_ms..order.until_ms).contains(&now),
             // The process that locked it has not written yet.
             None => is_held,
         }
@@ -89,13 +95,18 @@ impl Operation {
     }
 }
 
-impl Ordered {
-    /// Takes the mark back: the operation has ended.
-    pub fn ended(self) {
-        if let Some(Err(error)) = self.0.map(|file| file.set_len(0)) {
-            tracing::debug!(%error, "cannot write down that an operation has ended");
-        }
+impl Order {
+    fn new(limit: Duration, without_lock: bool) -> Self {
+        let began_ms = monotonic_ms();
+        Self { began_ms, until_ms: began_ms + millis(limit + GRACE), without_lock }
     }
+}
+
+fn write(mut file: &File, order: &Order) -> io::Result<()> {
+    let text = serde_json::to_vec(order)?;
+    file.rewind()?;
+    file.write_all(&text)?;
+    file.set_len(text.len() as u64)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -110,15 +121,16 @@ mod tests {
         Operation::new(folder.path().join("a.load"))
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     #[test]
     fn it_goes_on_while_the_child_has_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let operation = operation(&folder);
         assert!(!operation.is_under_way());
         assert_eq!(folder.path().read_dir().unwrap().count(), 0, "to ask makes no file");
-        let mut held = operation.lock_for_child(Duration::from_secs(60)).unwrap().unwrap();
+        let mut held = operation.begin(MINUTE).unwrap().unwrap();
         assert!(operation.is_under_way());
-        assert!(operation.lock_for_child(Duration::from_secs(60)).unwrap().is_none());
         let mut rest = Vec::new();
         held.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, b"", "nothing is left for the child to read");
@@ -127,24 +139,39 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_its_own_limit_is_whatever_still_has_the_file() {
+    fn it_is_over_when_its_end_was_seen_or_its_limit_is_over_whatever_still_has_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let operation = operation(&folder);
-        let held = operation.lock_for_child(Duration::from_secs(60)).unwrap().unwrap();
-        let past = serde_json::to_vec(&Order { until_ms: monotonic_ms(), in_server: false }).unwrap();
-        (&held).rewind().unwrap();
-        (&held).write_all(&past).unwrap();
-        held.set_len(past.len() as u64).unwrap();
+        let held = operation.begin(MINUTE).unwrap().unwrap();
+        operation.end();
+        assert!(!operation.is_under_way());
+        let now = monotonic_ms();
+        write(&held, &Order { began_ms: 0, until_ms: now, without_lock: false }).unwrap();
         assert!(!operation.is_under_way());
     }
 
     #[test]
-    fn one_in_the_server_goes_on_until_it_is_taken_back() {
+    fn one_whose_lock_another_process_keeps_is_told_by_its_order() {
         let folder = tempfile::tempdir().unwrap();
         let operation = operation(&folder);
-        drop(operation.mark_in_server(Duration::from_secs(60)).unwrap());
-        assert!(operation.is_under_way(), "the process that ordered it is gone, the load is not");
-        operation.mark_in_server(Duration::from_secs(60)).unwrap().ended();
+        let _other = operation.lock.try_shared().unwrap().unwrap();
+        assert!(operation.begin(MINUTE).unwrap().is_none());
+        assert!(operation.is_under_way());
+        operation.end();
+        assert!(!operation.is_under_way());
+    }
+
+    #[test]
+    fn one_in_the_server_goes_on_until_its_end_is_seen_but_not_in_another_boot() {
+        let folder = tempfile::tempdir().unwrap();
+        let operation = operation(&folder);
+        operation.begin_in_server(MINUTE).unwrap();
+        assert!(operation.is_under_way());
+        operation.end();
+        assert!(!operation.is_under_way());
+        let later = monotonic_ms() + 3_600_000;
+        let order = Order { began_ms: later, until_ms: later + 60_000, without_lock: true };
+        write(&operation.lock.open().unwrap(), &order).unwrap();
         assert!(!operation.is_under_way());
     }
 }

@@ -1,6 +1,7 @@
 //! What is remembered between calls, per server: recent failures, how long loads took, what
 //! context was granted, and verdicts of `lms ps`. Losing any of it costs time, never
-//! correctness: a file that cannot be read is an empty one.
+//! correctness: a file that cannot be read is an empty one. (The locks and orders that stand in
+//! the same directory are another matter: see `lock`, `leader` and `operation`.)
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -424,7 +425,7 @@ mod tests {
         assert_eq!(store.history().usual_load("a"), Some(Duration::from_secs(7)));
         store.remember_verdict("a", verdict(), Duration::from_secs(60), &store.generation()).unwrap();
         assert!(store.verdict("a", Duration::from_secs(60)).is_some());
-        assert!(store.load(&"Long/Key ".repeat(200)).lock_for_child(Duration::ZERO).unwrap().is_some());
+        assert!(store.load(&"Long/Key ".repeat(200)).begin(Duration::ZERO).unwrap().is_some());
     }
 
     #[test]

@@ -149,3 +149,47 @@ fn an_unload_that_a_killed_leader_left_behind_is_waited_for() {
         .collect();
     assert_eq!(order, ["load-begin", "unload", "load-begin"], "nothing is unloaded behind the second load");
 }
+
+/// The file of this kind that callers of the machine's server lock.
+fn lock_file(machine: &Machine, kind: &str) -> std::fs::File {
+    let path = machine.path(&format!(".cache/lmswarm/http-localhost-{}.{kind}", machine.rest_port));
+    std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a lock file")
+}
+
+#[test]
+fn the_wait_for_a_lock_that_a_strange_process_has_ends_in_time() {
+    let machine = Machine::new();
+    machine.ensure(&[GEMMA]).expect(0).json();
+    let held = lock_file(&machine, "lock");
+    fs2::FileExt::try_lock_exclusive(&held).expect("a lock like that of `flock`");
+    let run = machine.ensure(&[LLAMA, "--lock-wait-timeout-ms", "700"]).expect(75).says("waiting for another lmswarm");
+    assert_eq!(run.model()["category"], "lock-timeout");
+    assert_eq!(machine.loads(LLAMA), 0);
+}
+
+#[test]
+fn a_leader_that_shows_life_is_waited_for_whatever_its_locks_say() {
+    // This server does not list what is downloaded, so the leader asks `lms`, which hangs.
+    let machine = Machine::with(json!({ "restVersion": "v0" }));
+    machine.ensure(&[GEMMA]).expect(0).json();
+    machine.control("evict", json!({ "identifier": GEMMA }));
+    let asked = lock_file(&machine, "busy");
+    fs2::FileExt::try_lock_shared(&asked).expect("a lock like that of a waiter that is stopped");
+    machine.faults(json!([{ "on": "lms ls", "kind": "hang", "times": 1 }]));
+    let leader = machine.start(&[GEMMA]);
+    until("the leader asks `lms`", || machine.lms_calls().iter().filter(|it| it.starts_with("ls")).count() == 2);
+    let run = machine.ensure(&[LLAMA, "--lock-wait-timeout-ms", "12000"]).expect(75);
+    assert_eq!(run.model()["category"], "lock-timeout", "longer than a leader without life is waited for");
+    assert_eq!(machine.loads(LLAMA), 0);
+    drop(leader);
+}
+
+#[test]
+fn a_call_in_the_background_does_not_wait_for_one_that_is_stopped() {
+    let machine = Machine::new();
+    machine.ensure(&[GEMMA]).expect(0).json();
+    let stopped = lock_file(&machine, "foreground");
+    fs2::FileExt::try_lock_shared(&stopped).expect("a lock like that of a foreground call");
+    machine.ensure(&[LLAMA, "--background"]).expect(0).json();
+    assert_eq!(machine.loads(LLAMA), 1);
+}

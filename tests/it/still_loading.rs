@@ -135,6 +135,33 @@ fn a_load_over_rest_that_lost_its_leader_is_not_taken_for_ready_even_where_no_li
     assert_eq!(machine.loads(LLAMA), 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_load_that_failed_and_is_listed_for_a_moment_is_not_taken_for_ready() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::with(json!({ "token": TOKEN }));
+    let real = std::fs::read_link(machine.path("bin/lms")).expect("a link to the simulated lms");
+    let list = format!(r#"[{{"identifier":"{LLAMA}","modelKey":"{LLAMA}"}}]"#);
+    // The first two lists after the load that failed still show its instance.
+    let script = format!(
+        r#"#!/bin/sh
+case "$1" in
+load) echo 0 > "$HOME/lists"; echo 'Error: the engine crashed' >&2; exit 1 ;;
+ps) n=9; [ ! -e "$HOME/lists" ] || read n < "$HOME/lists"; echo $((n + 1)) > "$HOME/lists.new"
+    [ ! -e "$HOME/lists" ] || {{ read n1 < "$HOME/lists.new"; echo $n1 > "$HOME/lists"; }}
+    if [ "$n" -lt 2 ]; then echo '{list}'; else echo '[]'; fi ;;
+*) exec '{}' "$@" ;;
+esac
+"#,
+        real.display()
+    );
+    std::fs::remove_file(machine.path("bin/lms")).expect("the link goes");
+    machine.write("bin/lms", &script);
+    std::fs::set_permissions(machine.path("bin/lms"), std::fs::Permissions::from_mode(0o755)).expect("a program");
+    assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["category"], "load-failed");
+    machine.ensure(&[LLAMA]).expect(5).json();
+}
+
 #[test]
 fn one_answer_that_gets_lost_does_not_make_an_older_lm_studio_one_that_cannot_tell() {
     for kind in ["null", "hang"] {

@@ -106,13 +106,19 @@ impl LmStudio<'_> {
             LoadMethod::Lms(lms) => self.load_by_lms(lms, request, target, operation, on_percent).await,
             LoadMethod::Rest => {
                 let limit = self.context.config.load_timeout;
-                let mark = operation.and_then(|operation| noted(operation.mark_in_server(limit)));
-                let result = self.load_by_rest(request, target).await?;
-                // One that hangs goes on; one whose caller ends does, too.
-                if let Some(mark) = mark.filter(|_| !matches!(result, LoadResult::TimedOut)) {
-                    mark.ended();
+                if let Some(operation) = operation {
+                    noted(operation.begin_in_server(limit));
                 }
-                Ok(result)
+                let result = self.load_by_rest(request, target).await;
+                // One that hangs goes on; one whose caller ends does, too.
+                let goes_on = match &result {
+                    Ok(result) => matches!(result, LoadResult::TimedOut),
+                    Err(failure) => matches!(failure.category, Category::Deadline | Category::Interrupted),
+                };
+                if let Some(operation) = operation.filter(|_| !goes_on) {
+                    operation.end();
+                }
+                result
             }
         }
     }
@@ -149,11 +155,15 @@ impl LmStudio<'_> {
     ) -> Result<Attempt, Failure> {
         let args = load_args(&request.key, &request.options.within(target.max_context), placement);
         let limit = self.context.config.load_timeout;
-        let lock = operation.and_then(|operation| noted(operation.lock_for_child(limit)).flatten());
+        let lock = operation.and_then(|operation| noted(operation.begin(limit)).flatten());
         let finished = lms
             .load(args.clone(), limit, lock, on_percent)
             .await
             .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
+        // Where `lms` was killed the load may go on, and the lock tells.
+        if let (Exit::Code(_), Some(operation)) = (&finished.exit, operation) {
+            operation.end();
+        }
         let words = decode(&finished.stderr);
         let failure = || {
             let error = LmsError::of(&args, &finished, limit);
@@ -213,10 +223,15 @@ impl LmStudio<'_> {
         })
     }
 
-    pub(crate) async fn undo_load(&self, request: &ModelRequest, identifier: &str) -> Result<(), Failure> {
+    pub(crate) async fn undo_load(
+        &self,
+        request: &ModelRequest,
+        identifier: &str,
+        operation: Option<&Operation>,
+    ) -> Result<(), Failure> {
         match self.load_method(request)? {
             // Success proves nothing; that it is gone does.
-            LoadMethod::Lms(lms) => drop(lms.unload(identifier, None).await),
+            LoadMethod::Lms(_) => drop(self.unload(identifier, operation).await?),
             LoadMethod::Rest => {
                 drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?);
             }
@@ -233,8 +248,12 @@ impl LmStudio<'_> {
             Ok(lms) => lms,
             Err(why) => return Ok(Err(why.to_owned())),
         };
-        let lock = operation.and_then(|operation| noted(operation.lock_for_child(UNLOAD_LIMIT)).flatten());
-        match lms.unload(identifier, lock).await {
+        let lock = operation.and_then(|operation| noted(operation.begin(UNLOAD_LIMIT)).flatten());
+        let unloaded = lms.unload(identifier, lock).await;
+        if let (Ok(()), Some(operation)) = (&unloaded, operation) {
+            operation.end();
+        }
+        match unloaded {
             Ok(()) => Ok(Ok(())),
             Err(Problem::Stopped(stop)) => Err(self.context.interrupted(stop)),
             Err(Problem::Failed(error)) => Ok(Err(error.reason)),
