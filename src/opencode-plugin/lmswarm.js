@@ -40,10 +40,11 @@ async function server({ client, directory }, options) {
 
   // Runs `lmswarm ensure` for what is called `name`, and resolves to its report. The child is in
   // a session of its own: it finishes its load when opencode ends, so that the next opencode
-  // need not start over.
-  const run = (name, words, env) =>
+  // need not start over. In the background no person waits: others go first, and nothing is shown.
+  const run = (name, words, isBackground, env) =>
     new Promise((resolve, reject) => {
       const args = ["ensure", "--json", "--color=never", "--progress-every=2s", ...words]
+      if (isBackground) args.push("--background")
       const stdio = ["ignore", "pipe", "pipe"]
       const child = spawn(command, args, { cwd: directory, env, detached: true, windowsHide: true, stdio })
 
@@ -53,7 +54,7 @@ async function server({ client, directory }, options) {
       let isSlow = false
       const lastLine = () => stderr.trim().split("\n").pop().replace(/^lmswarm: /, "")
       const progress = () => { if (isSlow && lastLine()) toast("info", lastLine()) }
-      const slow = setTimeout(() => { isSlow = true; progress() }, 1000)
+      const slow = setTimeout(() => { isSlow = !isBackground; progress() }, 1000)
       const silence = setTimeout(() => giveUp(`said nothing for ${silenceTimeoutMs / 1000} s`), silenceTimeoutMs)
 
       const end = (settle, value) => {
@@ -109,18 +110,20 @@ async function server({ client, directory }, options) {
     })
 
   // Overlapping calls for one model share one child: the title and the turn, or the turn and
-  // what was started at the beginning.
+  // what was started at the beginning. But no person waits behind a call in the background.
   const running = new Map()
-  const ensure = (key, url, token) => {
-    const id = JSON.stringify([key, url, token])
-    if (!running.has(id)) {
-      // The gate shows the server the very token that the request will carry, or none.
-      const { LM_API_TOKEN: _, ...env } = process.env
-      if (token) env.LM_API_TOKEN = token
-      const words = [`--key=${key}`, "--api-token-env=LM_API_TOKEN", ...(url ? [`--base-url=${url}`] : [])]
-      running.set(id, run(key, words, env).finally(() => running.delete(id)))
-    }
-    return running.get(id)
+  const ensure = (key, url, token, isBackground) => {
+    const idOf = (isBackground) => JSON.stringify([key, url, token, isBackground])
+    const shared = running.get(idOf(false)) ?? (isBackground && running.get(idOf(true)))
+    if (shared) return shared
+    // The gate shows the server the very token that the request will carry, or none.
+    const { LM_API_TOKEN: _, ...env } = process.env
+    if (token) env.LM_API_TOKEN = token
+    const words = [`--key=${key}`, "--api-token-env=LM_API_TOKEN", ...(url ? [`--base-url=${url}`] : [])]
+    const id = idOf(isBackground)
+    const report = run(key, words, isBackground, env).finally(() => running.delete(id))
+    running.set(id, report)
+    return report
   }
 
   // What went wrong, in words for somebody who has no command line of ours before them.
@@ -144,9 +147,7 @@ async function server({ client, directory }, options) {
       const isOther = process.argv.some((it) => /^(-m|--model)(=|$)/.test(it))
       if (!eager || isLooking || isOther) return
       // Nothing here holds opencode up. What is wrong is said when the model is really asked.
-      const quiet = (work) => work.catch((error) => log("warn", error.message))
       let before = Promise.resolve()
-      const elsewhere = []
       for (const [role, pinned] of [["main", config.model], ["small", config.small_model]]) {
         if (typeof pinned !== "string") continue
         const [id, ...rest] = pinned.split("/")
@@ -157,30 +158,34 @@ async function server({ client, directory }, options) {
         const url = provider.options?.baseURL || model?.provider?.api || provider.api
         // A variable goes nowhere before opencode itself would send it.
         if (/\$\{/.test(url)) continue
+        const isBackground = role === "small"
+        // On another machine a project may have chosen the address, and what is in it. opencode
+        // does not tell; `lmswarm` knows whose file says so, and what may go there.
+        const warm = () => isLocal(url)
+          ? ensure(model?.id ?? name, url, provider.options?.apiKey, isBackground)
+          : run(role, [role, `--providers=${providers}`], isBackground)
         // One after the other: the main model is the one that a person will wait for.
-        if (isLocal(url)) before = before.then(() => quiet(ensure(model?.id ?? name, url, provider.options?.apiKey)))
-        else elsewhere.push(role)
+        before = before.then(warm).catch((error) => log("warn", error.message))
       }
-      // A project may have chosen that address, and what is in it. opencode does not tell;
-      // `lmswarm` knows whose file says so, and what may go there.
-      if (elsewhere.length) quiet(run(elsewhere.join(" and "), [...elsewhere, `--providers=${providers}`]))
     },
 
     async "chat.params"({ agent, model, provider, message }) {
       if (!providers.includes(provider.id ?? model.providerID)) return
       const { baseURL, apiKey } = provider.options ?? {}
-      const ready = ({ api }) => {
+      const ready = ({ api }, isBackground) => {
         // opencode fills variables in when it sends the request, which is later.
         const url = (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
-        return ensure(api.id, url, apiKey ?? provider.key)
+        return ensure(api.id, url, apiKey ?? provider.key, isBackground)
       }
       // opencode asks for the title first, but a person waits for the turn.
-      const main = agent === "title" && message?.model?.providerID === provider.id && provider.models?.[message.model.modelID]
-      if (main && main.api.id !== model.api.id) await ready(main).catch(() => {})
-      const report = await ready(model)
+      const turn = message?.model
+      const isBackground = agent === "title" && turn?.modelID !== model.id
+      const main = isBackground && turn?.providerID === provider.id && provider.models?.[turn.modelID]
+      if (main) await ready(main, false).catch(() => {})
+      const report = await ready(model, isBackground)
       if (!report.proceed) throw new Error(explain(report))
       if (!report.ok) {
-        toast("warning", explain(report))
+        if (!isBackground) toast("warning", explain(report))
         log("warn", explain(report))
       }
     },

@@ -351,3 +351,45 @@ fn the_model_of_the_turn_comes_before_that_of_its_title() {
         }
     }
 }
+
+#[test]
+fn what_no_person_waits_for_is_asked_for_in_the_background() {
+    let driver = r#"
+        import { existsSync, readFileSync, writeFileSync } from "node:fs"
+        const hooks = await start({})
+        const url = "http://127.0.0.1:9/v1"
+        const begun = async (count) => {
+            const calls = () => existsSync("calls") ? readFileSync("calls", "utf8").split("\n").length - 1 : 0
+            while (calls() < count) await new Promise((resolve) => setTimeout(resolve, 5))
+        }
+        await hooks.config({ model: "lmstudio/main", small_model: "lmstudio/small", provider: { lmstudio: provider(url) } })
+        await begun(2)
+        // The title shares what was started for it; a person does not wait behind that.
+        const message = { model: { providerID: "lmstudio", modelID: "main" } }
+        const gated = provider(url)
+        const title = hooks["chat.params"]({ agent: "title", model: { api: { id: "small" } }, provider: gated, message })
+        const turn = ask(hooks, "small")
+        await begun(3)
+        writeFileSync("go", "")
+        await title
+        tell([await turn, readFileSync("calls", "utf8")])
+    "#;
+    for (machine, mut command) in stage(driver) {
+        machine.write("report", &ready().to_string());
+        // The small model's calls go on until they are told to end.
+        let wait = "while [ ! -e \"$HOME/go\" ] && [ -e \"$HOME/report\" ]; do sleep 0.02; done";
+        let script = format!(
+            "echo \"$*\" >>\"$HOME/calls\"\ncase \"$*\" in *--key=small*) {wait} ;; esac\ncat \"$HOME/report\""
+        );
+        fake(&machine, &script);
+        let told = told(&mut command);
+        assert_eq!(told[0], "sent");
+        let calls: Vec<(bool, bool)> = told[1]
+            .as_str()
+            .unwrap()
+            .lines()
+            .map(|it| (it.contains("--key=small"), it.contains("--background")))
+            .collect();
+        assert_eq!(calls, [(false, false), (true, true), (true, false)], "{told}");
+    }
+}
