@@ -76,7 +76,7 @@ pub(crate) enum Request {
     Hook(HookArgs),
 
     /// Print completions for a shell
-    #[command(long_about = COMPLETIONS_ABOUT)]
+    #[command(long_about = COMPLETIONS_ABOUT, override_usage = "lmswarm completions <SHELL>")]
     Completions(CompletionsArgs),
 
     /// Show what was made of the configuration
@@ -432,7 +432,8 @@ Examples:
   eval \"$(lmswarm hook zsh)\"                  in ~/.zshrc
   lmswarm hook fish | source                  in ~/.config/fish/config.fish
   lmswarm hook powershell | Out-String | Invoke-Expression   in $PROFILE
-  eval \"$(lmswarm hook zsh --wrap opencode --wrap crush)\"";
+  eval \"$(lmswarm hook zsh --wrap opencode --wrap crush)\"
+  eval \"$(lmswarm hook zsh --remove)\"         away again, in this shell";
 
 /// The arguments of `hook`.
 #[derive(Debug, Args)]
@@ -463,7 +464,8 @@ Install the plugin that gates every request of opencode
 
 The plugin is one file, `plugin/lmswarm.js` in opencode's own folder. A copy that an other
 version of lmswarm wrote is brought up to date; a file that was changed, or that lmswarm did
-not write, is left alone (exit code 78). To uninstall it, remove the file.";
+not write, is left alone (exit code 78). Then it says which models are gated here, and whether
+their server is up. `--remove` takes it away again.";
 
 /// The arguments of `hook opencode`.
 #[derive(Debug, Args)]
@@ -475,6 +477,10 @@ pub(crate) struct HookOpencodeArgs {
     /// Print the plugin on stdout, and install nothing
     #[arg(long)]
     pub print: bool,
+
+    /// Remove it again
+    #[arg(long, conflicts_with = "print")]
+    pub remove: bool,
 }
 
 /// The arguments of `hook` for a shell.
@@ -483,6 +489,10 @@ pub(crate) struct WrapArgs {
     /// Put the gate before this command; can be repeated
     #[arg(long = "wrap", value_name = "NAME", default_value = "opencode", value_parser = parse_command_name)]
     pub names: Vec<String>,
+
+    /// Print what takes the function away again
+    #[arg(long)]
+    pub remove: bool,
 }
 
 fn parse_command_name(text: &str) -> Result<String, String> {
@@ -492,8 +502,8 @@ fn parse_command_name(text: &str) -> Result<String, String> {
 const COMPLETIONS_ABOUT: &str = "\
 Print completions for a shell
 
-In bash, zsh and fish a MODEL is completed too: with the roles, and with the keys that LM
-Studio has at that moment.
+In bash, zsh and fish a MODEL is completed too: with the roles, those of opencode's agents
+included, and with the keys that LM Studio has at that moment.
 
 Examples:
   eval \"$(lmswarm completions bash)\"          in ~/.bashrc
@@ -521,6 +531,22 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_readme_names_every_flag() {
+        fn check(command: &Command, readme: &str) {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let Some(flag) = arg.get_long().filter(|flag| !["help", "version"].contains(flag)) else { continue };
+                let is_named = [format!("--{flag}`"), format!("--{flag} "), format!("--{flag})")];
+                assert!(is_named.iter().any(|it| readme.contains(it)), "{}: --{flag}", command.get_name());
+            }
+            command.get_subcommands().for_each(|command| check(command, readme));
+        }
+        let mut command = Cli::command();
+        command.build();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        check(&command, &std::fs::read_to_string(path).unwrap());
     }
 
     fn options(args: &[&str]) -> Layer {

@@ -9,12 +9,14 @@ use clap_complete::Shell;
 use super::error::CommandError;
 use super::print;
 use crate::cli::{Cli, CompletionsArgs};
+use crate::pure::config::Config;
 use crate::pure::config::options::Layer;
 use crate::pure::lmstudio::rest::read_lists;
+use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::residency::Reading;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
-use crate::resolve::server_of_plain_keys;
+use crate::resolve::{Resolver, server_of_plain_keys};
 use crate::sys::http::Server;
 use crate::sys::settings;
 
@@ -23,7 +25,16 @@ const LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) async fn run(args: CompletionsArgs) -> Result<ExitCode, CommandError> {
-    let Some(shell) = args.shell else { return print(&candidates(keys().await.unwrap_or_default()).join("\n")) };
+    let Some(shell) = args.shell else {
+        // Files that are broken or a server that is mute leave the roles: a message would land
+        // in the middle of what is being typed.
+        let config = settings::gather(None, Layer::default()).map(|settings| settings.config);
+        let (agents, keys) = match &config {
+            Ok(config) => (agents(config).unwrap_or_default(), keys(config).await.unwrap_or_default()),
+            Err(_) => Default::default(),
+        };
+        return print(&candidates(agents, keys).join("\n"));
+    };
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "lmswarm", &mut bytes);
     let script = String::from_utf8_lossy(&bytes);
@@ -35,11 +46,16 @@ pub(super) async fn run(args: CompletionsArgs) -> Result<ExitCode, CommandError>
     })
 }
 
-/// The keys of the downloaded models, from one look. Whatever is in the way, there are none:
-/// a message would land in the middle of what is being typed.
-async fn keys() -> Option<Vec<String>> {
-    let config = settings::gather(None, Layer::default()).ok()?.config;
-    let endpoint = server_of_plain_keys(&config).ok()?;
+/// The agents of opencode that have a model of their own.
+fn agents(config: &Config) -> Option<Vec<String>> {
+    let resolver = Resolver::with_roles(config).ok()?;
+    let name = |role| if let Role::Agent(name) = role { Some(name) } else { None };
+    Some(resolver.roles().roles().into_iter().filter_map(name).collect())
+}
+
+/// The keys of the downloaded models, from one look.
+async fn keys(config: &Config) -> Option<Vec<String>> {
+    let endpoint = server_of_plain_keys(config).ok()?;
     let server = Server::new(endpoint.base, endpoint.token, LIMIT).ok()?;
     let (v1, v0) = tokio::time::timeout(LIMIT, server.lists()).await.ok()?;
     let Reading::Seen(snapshot) = read_lists(&v1, &v0) else { return None };

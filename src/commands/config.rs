@@ -15,18 +15,19 @@ use crate::sys::output::{self, Console};
 pub(super) fn run(args: ConfigArgs, console: Console) -> Result<ExitCode, CommandError> {
     let ConfigRequest::Roles(LazyArgs(args)) = args.command;
     let report = roles(&args, console)?;
-    if args.json {
-        printed(output::print_json(&report))
-    } else {
-        print(&report.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n"))
-    }
+    if args.json { printed(output::print_json(&report)) } else { print(&report.text()) }
 }
 
 /// What `config roles --json` prints.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct RolesReport {
     schema: u8,
     roles: Vec<RoleReport>,
+    /// The sources of opencode's configuration that were read.
+    files: Vec<String>,
+    /// The files that were looked for and are not there.
+    absent_files: Vec<String>,
 }
 
 /// One role. What does not apply is null.
@@ -56,7 +57,8 @@ fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, CommandError
     let config = gather(&args.settings, console)?;
     let resolver = Resolver::with_roles(&config)?;
     let roles = resolver.roles().roles().iter().map(|role| report(&resolver, role)).collect::<Result<_, _>>()?;
-    Ok(RolesReport { schema: 1, roles })
+    let (files, absent_files) = resolver.files();
+    Ok(RolesReport { schema: 1, roles, files, absent_files })
 }
 
 fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandError> {
@@ -90,6 +92,36 @@ fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandErr
         }),
         ..shown
     })
+}
+
+/// Most files that are listed to people.
+const MOST_FILES: usize = 8;
+
+impl RolesReport {
+    /// A few lines for people. Without any model it matters where one was looked for.
+    fn text(&self) -> String {
+        if self.roles.iter().any(|role| role.model.is_some()) {
+            return self.roles.iter().map(RoleReport::text).collect::<Vec<_>>().join("\n");
+        }
+        let mut lines: Vec<String> = Vec::new();
+        for role in &self.roles {
+            let note = role.note.as_deref().unwrap_or("not set");
+            // Roles that share their reason share their line.
+            match lines.iter_mut().find(|line| line.ends_with(&format!(": {note}"))) {
+                Some(line) => line.insert_str(line.len() - note.len() - 2, &format!(", {}", role.role)),
+                None => lines.push(format!("{}: {note}", role.role)),
+            }
+        }
+        let mut list = |label: &str, files: &[String]| {
+            lines.extend(files.iter().take(MOST_FILES).map(|file| format!("  {label}: {file}")));
+            if files.len() > MOST_FILES {
+                lines.push(format!("  {label}: {} more", files.len() - MOST_FILES));
+            }
+        };
+        list("read", &self.files);
+        list("not there", &self.absent_files);
+        lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
+    }
 }
 
 impl RoleReport {

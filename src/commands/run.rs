@@ -11,6 +11,7 @@ use super::error::CommandError;
 use super::{call, mistakes};
 use crate::cli::{GateArgs, RunArgs};
 use crate::pure::arguments::{RunWords, split_run};
+use crate::pure::opencode::no_model::asks_no_model;
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::exec::{Program, Running};
 use crate::sys::output::Console;
@@ -26,6 +27,9 @@ pub(super) async fn run(args: RunArgs, console: Console, started: Instant) -> Re
         NoProgram::NotFound => mistakes::not_a_command(&words),
         NoProgram::NotExecutable => CommandError::cannot_start(&words.command, "it cannot be executed", 126),
     })?;
+    if words.models.is_empty() && args.gate.key.is_empty() && asks_no_model(&words.command, &words.args) {
+        return become_command(console, &program, &words).await;
+    }
     let outcome = call::ensure(&words.models, &args.gate, console, started).await?;
     outcome.tell(console);
     if !outcome.verdict.proceed {
@@ -33,14 +37,21 @@ pub(super) async fn run(args: RunArgs, console: Console, started: Instant) -> Re
     }
     match args.keep_warm {
         Some(interval) => stay(console, &program, &words, Some((interval, &args.gate))).await,
-        #[cfg(unix)]
-        None => {
-            let error = program.replace_us(&words.args);
-            Err(CommandError::cannot_start(&words.command, &error.to_string(), 126))
-        }
-        #[cfg(not(unix))]
-        None => stay(console, &program, &words, None).await,
+        None => become_command(console, &program, &words).await,
     }
+}
+
+/// Lets the command take our place. Returns only when that fails; on Windows, with its end.
+#[cfg_attr(unix, expect(clippy::unused_async, reason = "on Windows it waits for the command"))]
+async fn become_command(console: Console, program: &Program, words: &RunWords) -> Result<ExitCode, CommandError> {
+    #[cfg(unix)]
+    {
+        let _ = console;
+        let error = program.replace_us(&words.args);
+        Err(CommandError::cannot_start(&words.command, &error.to_string(), 126))
+    }
+    #[cfg(not(unix))]
+    stay(console, program, words, None).await
 }
 
 /// Whether a `--` stands before the first of these words, which are the last ones typed. clap

@@ -12,6 +12,11 @@ import { fileURLToPath } from "node:url"
 
 // Far more than `lmswarm` ever says: a line every two seconds while it waits, then its report.
 const MOST_OUTPUT = 8 * 1024 * 1024
+// What opencode does without asking a model; the Rust side has the same list.
+const NO_MODEL = [
+  "agent list", "auth", "completion", "db", "debug", "export", "import", "mcp", "models", "plug", "plugin",
+  "providers", "session", "stats", "uninstall", "upgrade",
+]
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
 // A name as it may be shown: whoever chose it should not drive the terminal.
@@ -142,8 +147,8 @@ async function server({ client, directory }, options) {
   return {
     async config(config) {
       // Whoever names another model, or only looks around, does not want these.
-      const [word] = process.argv.slice(2).filter((it) => !it.startsWith("-"))
-      const isLooking = ["agent", "auth", "debug", "mcp", "models", "providers", "stats", "upgrade", "uninstall"].includes(word)
+      const words = process.argv.slice(2).filter((it) => !it.startsWith("-")).join(" ")
+      const isLooking = NO_MODEL.some((it) => `${words} `.startsWith(`${it} `))
       const isOther = process.argv.some((it) => /^(-m|--model)(=|$)/.test(it))
       if (!eager || isLooking || isOther) return
       // Nothing here holds opencode up. What is wrong is said when the model is really asked.

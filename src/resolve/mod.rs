@@ -4,6 +4,8 @@
 
 mod endpoint;
 
+use std::path::PathBuf;
+
 use crate::gate::ModelRequest;
 use crate::pure::arguments::{ModelArgument, parse_models};
 use crate::pure::config::Config;
@@ -12,7 +14,7 @@ use crate::pure::opencode::provider::{Subject, base_url};
 use crate::pure::opencode::roles::{Role, RoleModel, Roles, Unset};
 use crate::pure::opencode::source::ConfigSource;
 use crate::pure::text::listed;
-use crate::sys::opencode::{self, Catalogue, Extent};
+use crate::sys::opencode::{self, Catalogue, Configuration, Extent};
 pub(crate) use endpoint::Endpoint;
 
 /// What to do about an address, or a file that an address is looked for in.
@@ -87,6 +89,7 @@ pub(crate) fn server_of_plain_keys(config: &Config) -> Result<Endpoint, ResolveE
 pub(crate) struct Resolver<'a> {
     config: &'a Config,
     sources: Vec<ConfigSource>,
+    absent: Vec<PathBuf>,
     is_known: Box<dyn Fn(&str) -> bool>,
 }
 
@@ -105,18 +108,24 @@ impl<'a> Resolver<'a> {
     }
 
     fn read(config: &'a Config, extent: Option<Extent>, hint: Option<&'static str>) -> Result<Self, ResolveError> {
-        let sources = match extent {
-            Some(extent) => opencode::sources(extent, &config.api_token_env)
+        let Configuration { sources, absent } = match extent {
+            Some(extent) => opencode::read_configuration(extent, &config.api_token_env)
                 .map_err(|reason| ResolveError::Config { reason, hint })?,
-            None => Vec::new(),
+            None => Configuration::default(),
         };
         let catalogue = Catalogue::default();
-        Ok(Self { config, sources, is_known: Box::new(move |model| catalogue.has(model)) })
+        Ok(Self { config, sources, absent, is_known: Box::new(move |model| catalogue.has(model)) })
     }
 
     /// opencode's configuration, asked for its roles.
     pub(crate) fn roles(&self) -> Roles<'_> {
         Roles { sources: &self.sources, gated: &self.config.providers, is_known: &self.is_known }
+    }
+
+    /// The names of opencode's sources that were read, and the files that are not there.
+    pub(crate) fn files(&self) -> (Vec<String>, Vec<String>) {
+        let read = self.sources.iter().map(|source| source.name.clone());
+        (read.collect(), self.absent.iter().map(|path| path.display().to_string()).collect())
     }
 
     /// The key and the server of a model that opencode's configuration names.

@@ -1,7 +1,7 @@
 //! Finds and reads opencode's configuration: every source that needs no network, in
 //! opencode's own order. `opencode debug config` would tell the same, in two seconds.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -31,22 +31,38 @@ pub enum Extent {
     WithMarkdown,
 }
 
-/// Reads every source, lowest first. `token_variable` is what holds the user's API token: not
-/// every file may read it.
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Configuration {
+    /// The sources, lowest first.
+    pub sources: Vec<ConfigSource>,
+    /// The configuration files that were looked for and are not there.
+    pub absent: Vec<PathBuf>,
+}
+
+/// Reads every source. `token_variable` is what holds the user's API token: not every file may
+/// read it.
 ///
 /// # Errors
 /// A sentence with file, line and column for a text that opencode would refuse as well.
-pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>, String> {
+pub fn read_configuration(extent: Extent, token_variable: &str) -> Result<Configuration, String> {
     let mut sources = Vec::new();
-    let read = |path: &Path, trust| read(path, trust, token_variable);
+    let absent = RefCell::new(Vec::new());
+    let read = |path: PathBuf, trust| {
+        let source = read(&path, trust, token_variable)?;
+        if source.is_none() {
+            absent.borrow_mut().push(path);
+        }
+        Ok::<_, String>(source)
+    };
     let global = paths::opencode_config();
     if let Some(folder) = &global {
         for name in ["config.json", "opencode.json", "opencode.jsonc"] {
-            sources.extend(read(&folder.join(name), Trust::User)?);
+            sources.extend(read(folder.join(name), Trust::User)?);
         }
     }
     if let Some(path) = variable("OPENCODE_CONFIG") {
-        sources.extend(read(&PathBuf::from(path), Trust::User)?);
+        sources.extend(read(PathBuf::from(path), Trust::User)?);
     }
     let mut folders: Vec<(PathBuf, Trust)> = global.into_iter().map(|folder| (folder, Trust::User)).collect();
     let own = paths::home().map(|home| home.join(".opencode"));
@@ -57,7 +73,7 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>
         let project = project_folders(&working, root.as_deref());
         for folder in &project {
             for name in ["opencode.json", "opencode.jsonc"] {
-                sources.extend(read(&folder.join(name), Trust::Project)?);
+                sources.extend(read(folder.join(name), Trust::Project)?);
             }
         }
         // Among these the outer folder wins over the inner one.
@@ -75,7 +91,7 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>
         }
         if folder.to_string_lossy().ends_with(".opencode") || Some(folder) == named.as_ref() {
             for name in ["opencode.json", "opencode.jsonc"] {
-                sources.extend(read(&folder.join(name), *trust)?);
+                sources.extend(read(folder.join(name), *trust)?);
             }
         }
         if extent == Extent::WithMarkdown {
@@ -88,9 +104,9 @@ pub fn sources(extent: Extent, token_variable: &str) -> Result<Vec<ConfigSource>
         sources.push(source::read(&text, name, Trust::User, &Around { folder: &folder, token_variable })?);
     }
     for name in ["opencode.json", "opencode.jsonc"] {
-        sources.extend(read(&managed_folder().join(name), Trust::User)?);
+        sources.extend(read(managed_folder().join(name), Trust::User)?);
     }
-    Ok(sources)
+    Ok(Configuration { sources, absent: absent.into_inner() })
 }
 
 /// The agents, modes and commands of one folder, in opencode's order.

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, Value, complaint};
-use crate::pure::config::{Config, ConfigFile, Dialect, parse_file};
+use crate::pure::config::{Config, ConfigFile, Dialect, Loader, parse_file};
 use crate::pure::text::{similar, without_secrets};
+use crate::sys::search_path::{self, NoProgram};
 use crate::sys::{files, paths};
 
 /// The configuration and what to tell the user about it.
@@ -49,7 +50,26 @@ pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
     for path in [&mut config.lms_path, &mut config.state_dir, &mut config.log_file].into_iter().flatten() {
         *path = std::path::absolute(&*path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(Settings { config, warnings: [warnings, odd].concat(), values, file })
+    let mut warnings = [warnings, odd].concat();
+    if let Err(why) = check_lms_path(&config, &values) {
+        if config.loader == Loader::Lms {
+            return Err(format!("{why}; `loader` is `lms`, so nothing can be loaded without it"));
+        }
+        warnings.push(format!("{why}; without `lms` models are loaded over REST, and nothing is unloaded or started"));
+    }
+    Ok(Settings { config, warnings, values, file })
+}
+
+/// Checks that the `lms` which is configured can be run.
+fn check_lms_path(config: &Config, values: &Layer) -> Result<(), String> {
+    let Some(path) = &config.lms_path else { return Ok(()) };
+    let why = match search_path::executable(path) {
+        Ok(_) => return Ok(()),
+        Err(NoProgram::NotFound) => "is not there",
+        Err(NoProgram::NotExecutable) => "is no program that can be run",
+    };
+    let origin = values.get("lmsPath").map_or_else(String::new, |(_, origin)| format!("{origin}: "));
+    Err(format!("{origin}lmsPath: `{}` {why}", path.display()))
 }
 
 /// The file that was named must be there; the ones in their usual places need not. Returned with
@@ -62,13 +82,21 @@ fn read_user_file(named: Option<&Path>) -> Result<(ConfigFile, Result<PathBuf, V
         })?;
         return Ok((file, Ok(path)));
     }
-    let own = paths::config_home().map(|folder| (folder.join("lmswarm/config.json"), Dialect::Own));
+    let own = paths::config_home()
+        .map(|folder| ["config.json", "config.jsonc"].map(|name| folder.join("lmswarm").join(name)));
+    if let Some([json, jsonc]) = &own
+        && json.exists()
+        && jsonc.exists()
+    {
+        return Err(format!("{} and {} are both there; keep one of them", json.display(), jsonc.display()));
+    }
+    let own = own.into_iter().flatten().map(|path| (path, Dialect::Own));
     // Users of the older plugin can switch without editing.
     let ancestors = paths::opencode_config().into_iter().flat_map(|folder| {
         ["lm-studio-warm.json", "lmstudio-warm.json"].map(|name| (folder.join(name), Dialect::Ancestor))
     });
     let mut looked_for = Vec::new();
-    for (path, dialect) in own.into_iter().chain(ancestors) {
+    for (path, dialect) in own.chain(ancestors) {
         if let Some(file) = read_file(&path, dialect)? {
             return Ok((file, Ok(path)));
         }

@@ -25,9 +25,18 @@ fn bash_completes_models_and_passes_over_what_could_be_a_command() {
     assert!(complete("lmswarm ensure ").contains(&"main".to_owned()));
     assert_eq!(complete("lmswarm ensure --quie"), ["--quiet"]);
     assert_eq!(complete("lmswarm ensure --color n"), ["never"]);
+    assert_eq!(complete("lmswarm ensure --fail-mode "), ["closed", "hybrid", "open"]);
+    assert_eq!(complete("lmswarm run --device loc"), ["local-first"]);
+    review_has_a_model(&machine);
+    assert_eq!(complete("lmswarm ensure agent:"), ["agent:review"]);
     assert_eq!(complete("lmswarm run main lla"), [LLAMA]);
     assert_eq!(complete("lmswarm run main -- my-too"), ["my-tool"]);
     assert!(complete("lmswarm run my-to").contains(&"my-tool".to_owned()));
+}
+
+fn review_has_a_model(machine: &Machine) {
+    let config = format!(r#"{{ "agent": {{ "review": {{ "model": "lmstudio/{LLAMA}" }}, "other": {{}} }} }}"#);
+    machine.write(".config/opencode/opencode.json", &config);
 }
 
 #[test]
@@ -43,6 +52,9 @@ fn fish_completes_models_and_behind_the_dashes_the_command() {
         done.stdout.lines().filter_map(|it| it.split('\t').next()).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(complete("lmswarm ensure lla"), [LLAMA]);
+    assert_eq!(complete("lmswarm ensure --fail-mode "), ["closed", "hybrid", "open"]);
+    review_has_a_model(&machine);
+    assert_eq!(complete("lmswarm ensure agent:"), ["agent:review"]);
     assert!(complete("lmswarm run lla").contains(&LLAMA.to_owned()));
     assert_eq!(complete("lmswarm run main -- my-too"), ["my-tool"]);
     assert_eq!(complete("lmswarm run --keep-warm 5m main small -- my-tool --from"), ["--from-tool"]);
@@ -69,11 +81,14 @@ print -r -- "$seen""#
         let done = shell(&machine, &zsh, &script).expect(0);
         done.stdout
     };
+    review_has_a_model(&machine);
     for (line, wanted) in [
         ("lmswarm ensure lla", LLAMA),
         ("lmswarm run main sma", "small"),
         ("lmswarm run main -- my-too", "my-tool"),
         ("lmswarm run my-too", "my-tool"),
+        ("lmswarm ensure agent:re", "agent:review"),
+        ("lmswarm ensure --fail-mode hy", "hybrid"),
     ] {
         let seen = complete(line);
         assert!(seen.contains(wanted), "{line}: {seen}");

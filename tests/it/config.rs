@@ -108,6 +108,33 @@ fn the_file_is_the_one_that_was_named() {
 }
 
 #[test]
+fn the_file_may_be_called_jsonc_but_there_may_be_one_alone() {
+    let machine = Machine::new();
+    machine.write(".config/lmswarm/config.jsonc", "{ \"ttlSeconds\": 7 } // mine");
+    machine.ensure(&[LLAMA]).expect(0).json();
+    assert_eq!(machine.events("load-begin")[0]["ttlMs"], 7000);
+    machine.write(FILE, "{}");
+    let both = machine.ensure(&[LLAMA]).expect(78);
+    both.says("lmswarm/config.json and ").says("lmswarm/config.jsonc are both there; keep one of them").json();
+}
+
+#[test]
+fn an_lms_that_cannot_be_run_is_told_where_it_is_configured() {
+    let machine = Machine::new();
+    machine.write("notes", "no program");
+    let notes = machine.path("notes").display().to_string();
+    for (path, wanted) in [("/nowhere/lms", "is not there"), (notes.as_str(), "is no program that can be run")] {
+        machine.write(FILE, &format!("{{\n \"lmsPath\": \"{path}\" }}"));
+        let wanted =
+            format!("lmswarm/config.json:2: lmsPath: `{path}` {wanted}; without `lms` models are loaded over REST");
+        machine.ensure(&[LLAMA]).expect(0).says(&wanted).json();
+        let needed = machine.ensure(&[LLAMA, "--loader", "lms"]).expect(78);
+        needed.says("config.json:2: lmsPath").says("`loader` is `lms`").json();
+    }
+    assert_eq!(machine.lms_calls().len(), 0);
+}
+
+#[test]
 fn xdg_config_home_is_respected() {
     let machine = Machine::new();
     machine.write(FILE, "broken");

@@ -161,7 +161,7 @@ fn a_failure_that_no_longer_holds_is_not_replayed() {
     }
     for path in ["/nowhere/lms", machine.path("bin/lms").to_str().unwrap()] {
         let code = machine.ensure(&[LLAMA, "--loader", "lms", "--lms-path", path]).code;
-        assert_eq!(code, if path == "/nowhere/lms" { 5 } else { 0 });
+        assert_eq!(code, if path == "/nowhere/lms" { 78 } else { 0 });
     }
 }
 

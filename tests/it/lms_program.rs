@@ -32,8 +32,9 @@ fn the_configured_lms_is_used_and_no_other() {
     machine.ensure(&[LLAMA, "--loader", "lms", "--lms-path", mine.to_str().unwrap()]).expect(0).json();
     assert_eq!(machine.lms_calls().len(), 1);
     machine.install_lms();
-    let run = machine.ensure(&["google/gemma-3-12b", "--loader", "lms", "--lms-path", "/nowhere/lms"]).expect(5);
-    run.says("/nowhere/lms (configured as lmsPath)").json();
+    let run = machine.ensure(&["google/gemma-3-12b", "--loader", "lms", "--lms-path", "/nowhere/lms"]).expect(78);
+    run.says("--lms-path: lmsPath: `/nowhere/lms` is not there").json();
+    assert_eq!(machine.lms_calls().len(), 1, "no other one is taken");
 }
 
 #[cfg(unix)]

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::support::{Machine, Run, run};
 
 const GLOBAL: &str = ".config/opencode/plugin/lmswarm.js";
@@ -50,6 +52,49 @@ fn an_older_copy_is_updated_where_it_is() {
     assert!(!machine.path(GLOBAL).exists(), "there are never two");
     let printed = hook(&machine, &["--print"], &[]).expect(0).stdout;
     assert_eq!(fs::read_to_string(machine.path(".config/opencode/plugins/lmswarm.js")).unwrap(), printed);
+}
+
+#[test]
+fn an_installation_says_what_it_comes_to() {
+    let mut machine = Machine::with_server_off();
+    let config = |machine: &Machine, small: &str| {
+        let options = json!({ "baseURL": machine.base_url() });
+        let provider = json!({ "lmstudio": { "options": options, "models": { "a": {} } } });
+        let config = json!({ "model": "lmstudio/a", "small_model": small, "provider": provider });
+        machine.write(".config/opencode/opencode.json", &config.to_string());
+    };
+    config(&machine, "openai/gpt");
+    let roles = "lmswarm: main is lmstudio/a, small is openai/gpt, which is not gated; the server ";
+    let _ = hook(&machine, &[], &[]).expect(0).says(&format!("{roles}{} is off, and will be", machine.base_url()));
+    assert_eq!(machine.lms_calls().len(), 0, "looking starts nothing");
+    machine = Machine::new();
+    config(&machine, "lmstudio/a");
+    let _ = hook(&machine, &[], &[]).expect(0).says("small is lmstudio/a; the server ").says(" is up");
+    let _ = hook(&machine, &[], &[]).expect(0).says("is there already").says(" is up");
+    let other = hook(&machine, &[], &[("LMSWARM_PROVIDERS", "mine")]).expect(0);
+    let _ = other.says("warning: main is lmstudio/a, which is not gated, small is lmstudio/a").says("--providers");
+    machine.write(".config/opencode/opencode.json", "{");
+    let _ = hook(&machine, &[], &[]).expect(0).says("warning: ").says("opencode.json:1:");
+}
+
+#[test]
+fn the_plugin_is_removed_where_it_is_unless_it_was_changed() {
+    let machine = Machine::bare();
+    let _ = hook(&machine, &["--remove"], &[]).expect(0).says("there is no plugin of lmswarm in ");
+    let _ = hook(&machine, &[], &[]).expect(0);
+    machine.write(".config/opencode/plugins/lmswarm.js", "// Written by lmswarm 0.0.1 [19239db4754a52b4]; x\nold\n");
+    let _ = hook(&machine, &["--remove"], &[]).expect(0).says(GLOBAL).says("plugins/lmswarm.js is removed");
+    assert!(!machine.path(GLOBAL).exists() && !machine.path(".config/opencode/plugins/lmswarm.js").exists());
+    let _ = hook(&machine, &["--project"], &[]).expect(0);
+    let _ = hook(&machine, &["--project", "--remove"], &[])
+        .expect(0)
+        .says("work/inner/.opencode/plugin/lmswarm.js is removed");
+    let changed = hook(&machine, &["--print"], &[]).expect(0).stdout.replace("eager", "lazy");
+    for (text, wanted) in [("export default {}\n", "was not written by lmswarm"), (&changed, "was changed since")] {
+        machine.write(GLOBAL, text);
+        let _ = hook(&machine, &["--remove"], &[]).expect(78).says(wanted).says("remove it yourself: `rm ");
+        assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), text);
+    }
 }
 
 #[test]

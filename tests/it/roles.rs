@@ -228,7 +228,13 @@ fn config_roles_shows_what_was_resolved_and_where_it_stands() {
     assert_eq!(report["roles"][1]["gated"], false);
     assert!(!report.to_string().contains("secret"));
     machine.write(GLOBAL, "{}");
-    assert!(show(&[]).expect(0).stdout.contains("main: opencode's configuration sets no `model`"));
+    let unset = show(&[]).expect(0).stdout;
+    let jsonc = machine.path(".config/opencode/opencode.jsonc").display().to_string();
+    let wanted = format!("main, small: opencode's configuration sets no `model`\n  read: {global}\n  not there: ");
+    assert!(unset.starts_with(&wanted) && unset.contains(&format!("  not there: {jsonc}\n")), "{unset}");
+    let report: Value = serde_json::from_str(&show(&["--json"]).expect(0).stdout).unwrap();
+    assert_eq!(report["files"], json!([global]));
+    assert!(report["absentFiles"].as_array().unwrap().contains(&json!(jsonc)), "{report}");
     machine.write(GLOBAL, "{");
     show(&["--json"]).expect(78).says("opencode.json:1:").json();
 }

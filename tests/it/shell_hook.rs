@@ -92,5 +92,65 @@ fn only_plain_names_are_wrapped() {
         let wrap = format!("--wrap={name}");
         assert_eq!(machine.run(&["hook", "bash", &wrap]).expect(2).stdout, "", "{name}");
     }
+    for (shell, name) in [("bash", "cd"), ("zsh", "foreach"), ("fish", "set"), ("powershell", "Get-Command")] {
+        let refused = machine.run(&["hook", shell, "--wrap", "my-tool", "--wrap", name]).expect(2);
+        assert_eq!(refused.says(&format!("`{name}` belongs to ")).stdout, "");
+    }
     assert_eq!(machine.run(&["hook", "powershell"]).expect(0).stdout.matches("function global:opencode").count(), 1);
+}
+
+#[test]
+fn no_builtin_and_no_keyword_of_a_shell_is_wrapped() {
+    let machine = machine();
+    for (name, list) in [
+        ("bash", "compgen -bk"),
+        ("zsh", "print -l ${(k)builtins} ${(k)reswords}"),
+        ("fish", "builtin --names; printf '%s\\n' if else switch case for in while begin end function"),
+    ] {
+        let Some(program) = program(name) else { continue };
+        let words = shell(&machine, &program, list).expect(0).stdout;
+        let is_plain = |word: &&str| word.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
+        let words: Vec<&str> = words.split_whitespace().filter(is_plain).collect();
+        assert!(words.len() > 40, "{name}: {words:?}");
+        for word in words {
+            machine.run(&["hook", name, "--wrap", word]).expect(2).says(&format!("`{word}` belongs to {name} itself"));
+        }
+    }
+}
+
+#[test]
+fn a_function_is_taken_away_again() {
+    let machine = machine();
+    for name in SHELLS {
+        let Some(program) = program(name) else { continue };
+        opencode_asks_for(&machine, "nosuch/model");
+        let wraps = "--wrap opencode --wrap my-tool";
+        let remove = hook(name, &format!("{wraps} --remove"));
+        let without =
+            shell(&machine, &program, &format!("{}{remove}opencode x; my-tool y", hook(name, wraps))).expect(7);
+        assert_eq!(without.stdout, "opencode[x]my-tool[y]", "{name}");
+        let twice = shell(&machine, &program, &format!("{remove}opencode x")).expect(7);
+        let others = |line: &&str| !line.starts_with("lmswarm: for good, take the line");
+        assert_eq!(twice.stderr.lines().filter(others).count(), 0, "{name}: {twice:?}");
+    }
+    assert!(machine.run(&["hook", "powershell", "--remove"]).expect(0).stdout.contains("Remove-Item"));
+}
+
+#[test]
+fn what_asks_no_model_starts_at_once() {
+    let machine = machine();
+    for name in SHELLS {
+        let Some(program) = program(name) else { continue };
+        // Nothing that opencode could be asked for is there, so the gate would block.
+        opencode_asks_for(&machine, "nosuch/model");
+        let asked = machine.requests().len();
+        let call = |call: &str| shell(&machine, &program, &(hook(name, "--wrap opencode --wrap my-tool") + call));
+        let passed = call("opencode --version; opencode auth login; my-tool --help").expect(7);
+        assert_eq!(passed.stdout, "opencode[--version]opencode[auth][login]my-tool[--help]", "{name}");
+        assert_eq!(passed.stderr, "", "{name}");
+        assert_eq!(machine.requests().len(), asked);
+        assert_eq!(call("opencode run --").expect(4).stdout, "", "{name}");
+    }
+    // Models that are named are meant.
+    machine.run(&["run", "nosuch/model", "--", "opencode", "--version"]).expect(4);
 }

@@ -4,10 +4,11 @@
 //! A [`source`] is read and checked ([`schema`]), a Markdown file's head by [`front_matter`].
 //! Of several sources together, [`provider`] tells an address and a key, [`address`] whether the
 //! user's token may go there, and [`roles`] which model is asked. [`plugin`] is the text that is
-//! installed into opencode.
+//! installed into opencode, and [`no_model`] knows what opencode does without any.
 
 pub mod address;
 pub mod front_matter;
+pub mod no_model;
 pub mod plugin;
 pub mod provider;
 pub mod roles;

@@ -3,17 +3,19 @@
 
 use crate::pure::opencode::roles::ROLE_WORDS;
 
-/// What may be offered: the roles, and those keys that mean themselves to every shell. A
-/// server chooses its keys, and some shells put what is offered on the line unquoted.
-pub fn candidates(keys: impl IntoIterator<Item = String>) -> Vec<String> {
-    let is_plain = |key: &String| {
-        key.starts_with(|it: char| it.is_ascii_alphanumeric())
-            && key.chars().all(|it| it.is_ascii_alphanumeric() || "._/@:+-".contains(it))
+/// What may be offered: the roles, and those agents and keys that mean themselves to every
+/// shell. A server chooses its keys and a project its agents, and some shells put what is
+/// offered on the line unquoted.
+pub fn candidates(agents: impl IntoIterator<Item = String>, keys: impl IntoIterator<Item = String>) -> Vec<String> {
+    let is_plain = |word: &String| {
+        word.starts_with(|it: char| it.is_ascii_alphanumeric())
+            && word.chars().all(|it| it.is_ascii_alphanumeric() || "._/@:+-".contains(it))
     };
     let mut keys: Vec<String> = keys.into_iter().filter(is_plain).collect();
     keys.sort();
     keys.dedup();
-    ROLE_WORDS.map(str::to_owned).into_iter().chain(keys).collect()
+    let agents = agents.into_iter().map(|name| format!("agent:{name}")).filter(is_plain);
+    ROLE_WORDS.map(str::to_owned).into_iter().chain(agents).chain(keys).collect()
 }
 
 /// Lets clap's script for bash complete a MODEL. `takes_value` are the flags behind which
@@ -59,13 +61,16 @@ mod tests {
     #[test]
     fn roles_come_first_and_keys_are_sorted() {
         let keys = ["qwen/qwen3-coder-30b", "gpt-oss-20b@q4_k_m", "gpt-oss-20b@q4_k_m"].map(str::to_owned);
-        assert_eq!(candidates(keys), ["main", "small", "all", "gpt-oss-20b@q4_k_m", "qwen/qwen3-coder-30b"]);
+        assert_eq!(
+            candidates(["review", "my agent"].map(str::to_owned), keys),
+            ["main", "small", "all", "agent:review", "gpt-oss-20b@q4_k_m", "qwen/qwen3-coder-30b"]
+        );
     }
 
     proptest! {
         #[test]
-        fn what_is_offered_means_itself_to_every_shell(key in any::<String>()) {
-            let offered = candidates([key]);
+        fn what_is_offered_means_itself_to_every_shell(name in any::<String>(), key in any::<String>()) {
+            let offered = candidates([name], [key]);
             prop_assert!(offered.iter().all(|it| !it.contains(|it: char| !(it.is_ascii_alphanumeric() || "._/@:+-".contains(it)))));
             prop_assert!(!offered.iter().any(|it| it.starts_with('-')));
         }

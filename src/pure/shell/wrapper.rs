@@ -14,14 +14,46 @@ pub enum Shell {
     PowerShell,
 }
 
-/// What the functions themselves are made of: wrapping one of these would break the shell.
-const NEVER: [&str; 34] = [
-    "lmswarm", "command", "builtin", "exec", "eval", "function", "source", "type", "whence", "printf", "echo",
-    "return", "if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "select",
-    "time", "in", "end", "not", "begin", "switch", "and", "or", "test",
-];
+impl Shell {
+    /// The name, as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+            Self::PowerShell => "PowerShell",
+        }
+    }
 
-/// Checks that a name can be wrapped: a plain name of a command, safe unquoted in every shell.
+    /// The builtins and keywords, in PowerShell also the aliases: the shell does not work without
+    /// them, or a function of that name would not be called.
+    fn reserved(self) -> &'static str {
+        match self {
+            Self::Bash => include_str!("reserved/bash.txt"),
+            Self::Zsh => include_str!("reserved/zsh.txt"),
+            Self::Fish => include_str!("reserved/fish.txt"),
+            Self::PowerShell => include_str!("reserved/powershell.txt"),
+        }
+    }
+
+    /// Checks that a command of this name, which [`check_name`] has let pass, can be wrapped.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn check_wrapped(self, name: &str) -> Result<(), String> {
+        let is_same = |word: &str| match self {
+            Self::PowerShell => word.eq_ignore_ascii_case(name),
+            _ => word == name,
+        };
+        if self.reserved().split_whitespace().any(is_same) {
+            return Err(format!("`{name}` belongs to {} itself, which would not work any more", self.name()));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a name can be that of a function: a plain name of a command, safe unquoted in
+/// every shell.
 ///
 /// # Errors
 /// A sentence fragment that says what it must be.
@@ -32,18 +64,32 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if !is_plain {
         return Err("it must be the plain name of a command: letters, digits, `_`, `-` and `.`".to_owned());
     }
-    if NEVER.contains(&name.to_ascii_lowercase().as_str()) {
-        return Err("it is needed by the function itself, or a word of the shell".to_owned());
+    if name.eq_ignore_ascii_case("lmswarm") {
+        return Err("the function itself calls it".to_owned());
     }
     Ok(())
 }
 
 /// The functions for these names, which [`check_name`] has let pass.
 pub fn functions(shell: Shell, names: &[String]) -> String {
+    script(template(shell), names)
+}
+
+/// What takes the functions for these names away again.
+pub fn removal(shell: Shell, names: &[String]) -> String {
+    let template = match shell {
+        Shell::Bash | Shell::Zsh => "unset -f NAME 2>/dev/null\n",
+        Shell::Fish => "functions --erase NAME\n",
+        Shell::PowerShell => "Remove-Item -Path Function:\\NAME -ErrorAction SilentlyContinue\n",
+    };
+    script(template, names)
+}
+
+fn script(template: &str, names: &[String]) -> String {
     let mut script = String::from("# Made by `lmswarm hook`.\n");
     for (place, name) in names.iter().enumerate() {
         if !names[..place].contains(name) {
-            script.push_str(&template(shell).replace("NAME", name));
+            script.push_str(&template.replace("NAME", name));
         }
     }
     script.trim_end().to_owned()
@@ -70,11 +116,25 @@ mod tests {
         for name in ["opencode", "crush", "my-tool", "tool.sh", "7z", "_x"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
-        for name in
-            ["", "-x", "a b", "a;b", "$(x)", "a/b", "../x", "a'b", "ü", "a\nb", "lmswarm", "if", "command", "Function"]
-        {
+        for name in ["", "-x", "a b", "a;b", "$(x)", "a/b", "../x", "a'b", "ü", "a\nb", "lmswarm", "LMSwarm"] {
             assert!(check_name(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_shell_is_made_of_is_not_wrapped() {
+        for (shell, names) in [
+            (Shell::Bash, &["cd", "if", "type", "printf", "command", "return", "local"][..]),
+            (Shell::Zsh, &["cd", "if", "whence", "printf", "command", "return", "foreach", "print"]),
+            (Shell::Fish, &["cd", "if", "not", "command", "printf", "return", "set", "end"]),
+            (Shell::PowerShell, &["cd", "CD", "if", "Function", "Get-Command", "Select-Object", "ls"]),
+        ] {
+            for name in names {
+                assert!(shell.check_wrapped(name).unwrap_err().contains(shell.name()), "{shell:?} {name}");
+            }
+            assert_eq!(shell.check_wrapped("opencode"), Ok(()));
+        }
+        assert_eq!(Shell::Bash.check_wrapped("end"), Ok(()), "a word of another shell");
     }
 
     #[test]
