@@ -1,6 +1,6 @@
 //! A model that is still loading is not ready, even where no list tells the two apart.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{LLAMA, Machine, TOKEN, until, with_growing_limit};
 
@@ -160,6 +160,29 @@ esac
     std::fs::set_permissions(machine.path("bin/lms"), std::fs::Permissions::from_mode(0o755)).expect("a program");
     assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["category"], "load-failed");
     machine.ensure(&[LLAMA]).expect(5).json();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_load_over_rest_that_an_earlier_boot_was_at_is_over() {
+    let machine = Machine::with(json!({ "v0": false, "holdLoads": true }));
+    let leader = machine.start(&[LLAMA, "--loader", "rest"]);
+    machine.wait_for_event("load-begin");
+    leader.signal(rustix::process::Signal::KILL);
+    drop(leader.end());
+    machine.release();
+    machine.wait_for_event("load-ready");
+    let files = std::fs::read_dir(machine.path(".cache/lmswarm")).unwrap().map(|it| it.unwrap().path());
+    let load = files.into_iter().find(|it| it.extension().is_some_and(|it| it == "load")).expect("its lock file");
+    // The clock of that boot had counted further.
+    let mut order: Value = serde_json::from_slice(&std::fs::read(&load).unwrap()).unwrap();
+    for member in order.as_object_mut().unwrap().values_mut() {
+        if let Some(at) = member.as_u64() {
+            *member = (at + 1_000_000_000).into();
+        }
+    }
+    std::fs::write(&load, order.to_string()).unwrap();
+    assert_eq!(machine.ensure(&[LLAMA, "--load-timeout-ms", "1000"]).expect(0).model()["action"], "none");
 }
 
 #[test]
