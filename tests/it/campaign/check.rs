@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use super::faults::LOAD;
 use super::history::{Call, History, Life};
-use super::plan::Plan;
+use super::plan::{Mood, Plan};
+use super::replays;
 
 /// How long an answer may take from LM Studio to the caller on a busy machine.
 const ANSWER: u64 = 300;
@@ -16,6 +18,10 @@ const SLACK: u64 = 1000;
 const GRACE: u64 = 5000;
 /// What scheduling may add to any limit.
 const LATE: u64 = 4000;
+/// How long a leader that shows no life, or a process that leads nothing, may keep a caller from going on.
+const BLOCKED: u64 = 10_000;
+/// How long a load that lives in the server is believed in beyond its own limit.
+const OVERTIME: u64 = 10_000;
 
 /// How a caller was ended, if not by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +32,7 @@ pub enum Sent {
     Stop,
 }
 
-/// One `lmswarm ensure`. Times are those of the record.
+/// One `lmswarm ensure`. Times are those of the monotonic clock, in milliseconds.
 #[derive(Debug)]
 pub struct Caller {
     pub pid: u32,
@@ -40,6 +46,8 @@ pub struct Caller {
     pub by_signal: bool,
     pub sent: Vec<(u64, Sent)>,
     pub stopped_ms: u64,
+    /// Since when it was stopped as long as others ran.
+    pub frozen: Option<u64>,
     /// It had to be killed, as it did not end within its limits.
     pub hung: bool,
     pub stdout: String,
@@ -47,26 +55,24 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn was_sent(&self, what: Sent) -> bool {
+    pub fn was_sent(&self, what: Sent) -> bool {
         self.sent.iter().any(|(_, it)| *it == what)
     }
 
-    /// How old its last look was at this moment, by its own log.
+    /// How old its last look was at this moment, by its own log. The log counts from its own start, which is a little
+    /// after that of the process, so the look was not older than that.
     fn age_of_last_look(&self, at: u64) -> Option<u64> {
-        const DAY: u64 = 24 * 3600 * 1000;
-        let is_look = |line: &&str| line.contains("path=\"api/v");
-        let looks = self.stderr.lines().filter(is_look).filter_map(time_of_day);
-        let ages = looks.map(|it| (at + DAY - it) % DAY);
-        // One from after that moment would be nearly a day old.
-        ages.filter(|it| *it < DAY / 2).min()
+        let is_look = |line: &&str| line.contains("] GET ") && line.contains("/api/v");
+        let looks = self.stderr.lines().filter(is_look).filter_map(time_of);
+        looks.filter_map(|it| at.checked_sub(self.start + it)).min()
     }
 }
 
-/// `2026-01-31T12:34:56.789…` as milliseconds since midnight.
-fn time_of_day(line: &str) -> Option<u64> {
-    let time = line.split_once('T')?.1;
-    let number = |from: usize, to: usize| time.get(from..to)?.parse::<u64>().ok();
-    Some(((number(0, 2)? * 60 + number(3, 5)?) * 60 + number(6, 8)?) * 1000 + number(9, 12)?)
+/// `lmswarm: [12.345 s] ...` as milliseconds.
+fn time_of(line: &str) -> Option<u64> {
+    let time = line.strip_prefix("lmswarm: [")?.split_once(" s]")?.0;
+    let (seconds, millis) = time.split_once('.')?;
+    Some(seconds.parse::<u64>().ok()? * 1000 + millis.parse::<u64>().ok()?)
 }
 
 /// Everything there is to judge.
@@ -89,11 +95,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn excuse(&mut self, why: &'static str) {
+    pub fn excuse(&mut self, why: &'static str) {
         *self.excused.entry(why).or_default() += 1;
     }
 
-    fn blame(&mut self, text: String) {
+    pub fn blame(&mut self, text: String) {
         self.violations.push(text);
     }
 }
@@ -110,7 +116,7 @@ pub fn bound(plan: &Plan, keys: usize, timeout: Option<u64>) -> u64 {
     // An instance that stays is waited for 5 s; there are few.
     let unloads = if plan.has_fault("ghost") || plan.evicts { 20_000 } else { 5000 };
     let looks = 10 * limits.probe;
-    (limits.lock_wait + server + load + unloads + looks) * 2 * keys as u64 + LATE
+    (limits.lock_wait + BLOCKED + server + load + unloads + looks) * 2 * keys as u64 + LATE
 }
 
 /// The same for one that was told to end.
@@ -125,15 +131,20 @@ pub fn judge(facts: &Facts) -> Verdict {
     attempts(facts, &mut verdict);
     unloads(facts, &mut verdict);
     left_over(facts, &mut verdict);
+    floods(facts, &mut verdict);
+    replays::check(facts, &mut verdict);
     last(facts, &mut verdict);
-    if facts.plan.is_calm {
+    if facts.plan.is_calm() {
         calm(facts, &mut verdict);
+    }
+    if facts.plan.mood == Mood::Frozen {
+        frozen(facts, &mut verdict);
     }
     verdict
 }
 
 impl Facts {
-    fn caller(&self, pid: u32) -> Option<&Caller> {
+    pub fn caller(&self, pid: u32) -> Option<&Caller> {
         self.callers.iter().find(|it| it.pid == pid)
     }
 
@@ -167,8 +178,31 @@ impl Facts {
 
     /// The load by `lms` that began this life.
     fn call_of(&self, life: &Life) -> Option<&Call> {
+        let could = |it: &Call| {
+            let had_ended = it.exit.is_some_and(|exit| exit < life.began);
+            it.loads() == Some(&life.key) && it.at <= life.began && !had_ended
+        };
         let mut calls = self.history.calls.iter().rev();
-        calls.find(|it| life.by == "lms" && it.loads().is_some() && it.at <= life.began)
+        calls.find(|it| life.by == "lms" && could(it))
+    }
+
+    /// Whether a lock or a mark told all the time since the begin of this load of ours that it goes on.
+    fn is_locked(&self, life: &Life, until: u64) -> bool {
+        let hides_load = |it: &serde_json::Value| matches!(it["on"].as_str(), Some("rest" | LOAD));
+        match life.by.as_str() {
+            _ if self.plan.may_lose_state() => false,
+            // The kernel tells as long as `lms` runs, whichever process ordered it.
+            "lms" => self.call_of(life).is_some_and(|call| call.ran(life.began, until)),
+            // A load whose answer does not come through is taken for ended.
+            "rest" if self.plan.faults().any(hides_load) => false,
+            "rest" => until < life.began + self.plan.limits.load + OVERTIME - LATE && !self.turned(life.began, until),
+            _ => false,
+        }
+    }
+
+    /// Whether the application or its server came or went meanwhile.
+    pub fn turned(&self, since: u64, until: u64) -> bool {
+        self.history.turns.iter().any(|at| (since..=until).contains(at))
     }
 }
 
@@ -184,7 +218,8 @@ fn exits(facts: &Facts, verdict: &mut Verdict) {
         let tells_401 = plan.config["token"].is_string() || plan.has_fault("status");
         let is_explained = match caller.code {
             0 => true,
-            3 | 5 | 6 | 75 => !plan.is_calm || !caller.sent.is_empty(),
+            6 => !plan.is_calm() && has_unusable(facts, caller),
+            3 | 5 | 75 => !plan.is_calm() || !caller.sent.is_empty(),
             7 => tells_401,
             78 => plan.may_refuse(),
             130 => caller.was_sent(Sent::Interrupt),
@@ -205,6 +240,17 @@ fn exits(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
+/// Whether there was a copy or an instance with too little context, or what could not be told from a copy.
+fn has_unusable(facts: &Facts, caller: &Caller) -> bool {
+    let plan = &facts.plan;
+    plan.context.is_some()
+        || facts.history.lives.iter().any(|it| {
+            let is_copy = caller.keys.iter().any(|key| it.identifier != *key && it.is_named_after(key));
+            let reaches = it.began <= caller.exit && it.ended.is_none_or(|ended| ended >= caller.start);
+            is_copy && reaches && (it.is_named_after(&it.key) || !plan.has_lms())
+        })
+}
+
 /// 0 means that every key was addressable.
 fn addressable(facts: &Facts, verdict: &mut Verdict) {
     let plan = &facts.plan;
@@ -221,17 +267,20 @@ fn addressable(facts: &Facts, verdict: &mut Verdict) {
             if named().any(|it| it.ready.is_some_and(|ready| reaches(ready, it))) {
                 continue;
             }
-            // A leader says what it loads, so nobody may take that for ready.
+            // A leader says what it loads, and a lock that the load goes on, so neither may be taken for ready.
             let is_led = |it: &Life| {
                 let leader = facts.call_of(it).and_then(|call| facts.caller(call.parent));
-                leader.is_some_and(|leader| leader.exit > caller.exit) && !plan.may_lose_lock()
+                leader.is_some_and(|leader| leader.exit > caller.exit)
+                    && !plan.may_lose_lock()
+                    && !plan.may_lose_state()
             };
-            let untold = named().find(|it| plan.untold().is_some() && reaches(it.began, it) && !is_led(it));
+            let is_known = |it: &Life| is_led(it) || facts.is_locked(it, caller.exit);
+            let untold = named().find(|it| plan.untold().is_some() && reaches(it.began, it) && !is_known(it));
             if let Some(life) = untold {
                 verdict.excuse(if life.is_ours() {
-                    "0 during the load of a leader that is gone or not to be seen, where nobody can tell"
+                    "0 during a load of ours without its `lms` or its state, where no list tells"
                 } else {
-                    "0 during a load that nobody leads, where nobody can tell"
+                    "0 during a load of another client, where no list tells"
                 });
                 continue;
             }
@@ -315,6 +364,10 @@ fn unloads(facts: &Facts, verdict: &mut Verdict) {
                 verdict.excuse("unloaded while loading, and begun only since the look");
             }
         }
+        // To make room, any idle instance may go.
+        if !life.is_named_after(&life.key) && !is_undone && !facts.plan.evicts {
+            verdict.blame(format!("an instance of another model was unloaded: {unload:?}"));
+        }
         let is_wanted = facts.plan.context.is_some() || facts.plan.evicts;
         if !is_wanted && life.identifier == life.key {
             verdict.blame(format!("unloaded without a reason: {unload:?}"));
@@ -335,6 +388,39 @@ fn left_over(facts: &Facts, verdict: &mut Verdict) {
             verdict.excuse("the `lms` of a caller that was killed goes on");
         } else if outlives(SLACK / 2) {
             verdict.blame(format!("an `lms` outlived pid {}: {call:?}", caller.pid));
+        }
+    }
+}
+
+/// No caller asks without a pause, whatever keeps it.
+fn floods(facts: &Facts, verdict: &mut Verdict) {
+    // A round is two requests and a greeting, and comes every 50 ms at most.
+    const EACH: usize = 60;
+    let requests = &facts.history.requests;
+    let mut first = 0;
+    for (place, at) in requests.iter().enumerate() {
+        while requests[first] + 1000 <= *at {
+            first += 1;
+        }
+        let since = requests[first];
+        let alive = facts.callers.iter().filter(|it| it.start <= *at && it.exit + SLACK >= since).count();
+        let count = place + 1 - first;
+        if count > EACH * (alive + 1) {
+            return verdict.blame(format!("{count} requests of {alive} callers within a second, from {since} on"));
+        }
+    }
+}
+
+/// A leader that is stopped keeps no other caller for long: whatever it works on goes on without it, and what it has
+/// not begun is done by others.
+fn frozen(facts: &Facts, verdict: &mut Verdict) {
+    let Some((whom, since)) = facts.callers.iter().find_map(|it| Some((it.pid, it.frozen?))) else { return };
+    // What it began takes its time, then it is looked at once in a while.
+    let most = 2 * BLOCKED + LATE;
+    for caller in facts.callers.iter().filter(|it| it.frozen.is_none() && !it.is_last) {
+        let time = caller.exit.saturating_sub(caller.start.max(since));
+        if time > most {
+            verdict.blame(format!("pid {} took {time} ms while pid {whom} was stopped", caller.pid));
         }
     }
 }
@@ -362,8 +448,12 @@ fn calm(facts: &Facts, verdict: &mut Verdict) {
         verdict.blame(format!("pid {} was left alone, and ended with {}", caller.pid, caller.code));
     }
     let ended = facts.callers.iter().filter(|it| !it.sent.is_empty()).count();
+    // Callers that go on without the lock may try at the same time, and the server lets one of them load.
     let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
-    for key in facts.history.calls.iter().filter_map(Call::loads) {
+    let tried = facts.history.calls.iter().filter_map(Call::loads);
+    let begun = facts.history.lives.iter().filter(|it| it.is_ours()).map(|it| it.key.as_str());
+    let keys: Vec<&str> = if facts.plan.may_lose_lock() { begun.collect() } else { tried.collect() };
+    for key in keys {
         *loads.entry(key).or_default() += 1;
     }
     for (key, count) in loads {

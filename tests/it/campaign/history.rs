@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// One instance, from the begin of its load to its end, in Unix milliseconds.
+/// One instance, from the begin of its load to its end, in milliseconds of the monotonic clock.
 #[derive(Debug, Clone)]
 pub struct Life {
     pub id: u64,
@@ -49,6 +49,11 @@ impl Call {
         self.argv.get(place + 1).map(String::as_str)
     }
 
+    /// Whether it ran all the time from `since` to `until`; one that was killed is not known to have.
+    pub fn ran(&self, since: u64, until: u64) -> bool {
+        self.at <= since && self.exit.is_some_and(|exit| exit > until)
+    }
+
     /// Whether it is `lms ps`.
     pub fn lists(&self) -> bool {
         self.argv.first().is_some_and(|it| it == "ps")
@@ -76,6 +81,10 @@ pub struct History {
     pub unloads: Vec<Unload>,
     /// Whom a fault struck, and with what.
     pub faults: Vec<(String, String)>,
+    /// When the server was asked for something.
+    pub requests: Vec<u64>,
+    /// When the application or its server came or went.
+    pub turns: Vec<u64>,
 }
 
 impl History {
@@ -89,12 +98,16 @@ impl History {
 
     fn take(&mut self, event: &Value) {
         let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-        let at = event["atMs"].as_u64().expect("a time");
+        let at = event["monotonicMs"].as_u64().expect("a time");
         let id = event["id"].as_u64();
         let pid = |name: &str| event[name].as_u64().and_then(|it| u32::try_from(it).ok()).unwrap_or_default();
         // Ids begin anew with each application, and only the last one's instances live.
         let mut own = self.lives.iter_mut().rev().find(|it| it.ended.is_none() && Some(it.id) == id);
-        match text("event").as_str() {
+        let event_name = text("event");
+        if ["app-start", "app-stop", "crash", "rest-start", "rest-stop"].contains(&event_name.as_str()) {
+            self.turns.push(at);
+        }
+        match event_name.as_str() {
             "app-start" | "app-stop" | "crash" => {
                 self.lives.iter_mut().for_each(|it| it.ended = it.ended.or(Some(at)));
             }
@@ -132,6 +145,7 @@ impl History {
                     call.exit = Some(at);
                 }
             }
+            "request" => self.requests.push(at),
             "fault" => self.faults.push((text("on"), text("kind"))),
             _ => {}
         }

@@ -8,13 +8,20 @@
 //! LMSWARM_CAMPAIGN_ROUND=123 cargo test --test it campaign:: -- --nocapture
 //! ```
 //!
-//! The seed gives the plans of all rounds (`plan`); `stage` plays one, `history` reads the simulator's record of it, and
-//! `check` judges. Real processes never do the same thing twice, so a round that failed may need some tries. Its record
+//! The seed gives the plans of all rounds (`plan`, drawn by `draw`); `stage` plays one with its `callers`, the
+//! `application` and the `ruin` of files, `history` reads the simulator's record of it, and `check` judges. Real processes never do the same thing twice, so a round that failed may need some tries. Its record
 //! and what its callers said are kept below `target/tmp/campaign`, as are those of a round that is played alone.
 
+mod application;
+mod callers;
 mod check;
+mod clock;
+mod draw;
+mod faults;
 mod history;
 mod plan;
+mod replays;
+mod ruin;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -63,7 +70,7 @@ fn every_fault_of_the_simulator_is_injected() {
     // What holds goes on when a test says so, and here no test does.
     let is_injected = |it: &String| !it.is_empty() && it != "hold";
     let kinds: Vec<String> = kinds.split(',').map(|it| kebab(it.trim())).filter(is_injected).collect();
-    assert_eq!(kinds, plan::FAULTS.map(|(kind, _)| kind.to_owned()));
+    assert_eq!(kinds, faults::FAULTS.map(|(kind, _)| kind.to_owned()));
     let mut injected: Vec<String> = Vec::new();
     for seed in 0..1000 {
         let plan = Plan::of(seed);
@@ -96,6 +103,7 @@ fn kebab(name: &str) -> String {
 #[derive(Debug, Default)]
 struct Tally {
     rounds: usize,
+    kinds: BTreeMap<String, usize>,
     callers: usize,
     exits: BTreeMap<i32, usize>,
     signals: BTreeMap<Sent, usize>,
@@ -109,6 +117,7 @@ struct Tally {
 impl Tally {
     fn add(&mut self, facts: &Facts, verdict: Verdict) {
         self.rounds += 1;
+        *self.kinds.entry(format!("{:?}, lms {:?}", facts.plan.mood, facts.plan.lms)).or_default() += 1;
         self.callers += facts.callers.len();
         for caller in &facts.callers {
             *self.exits.entry(caller.code).or_default() += 1;

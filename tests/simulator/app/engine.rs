@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::common::{Config, Home, Model, PsRow, Record, Store, now_ms};
+use crate::common::{Config, Home, Model, PsRow, Record, Store, monotonic_ms, now_ms};
 use crate::load::{self, LoadRequest, find, guardrail_text};
 
 /// Who asked for something; the record's `by`.
@@ -109,7 +109,7 @@ pub struct Instance {
     pub running: u32,
     /// Set by a test: the status and the queue.
     pub busy: Option<(String, u32)>,
-    /// When it last went from idle to busy; only recorded.
+    /// When it last went from idle to busy, in monotonic milliseconds; only recorded.
     pub busy_since_ms: u64,
     pub phase: watch::Sender<Phase>,
     pub cancel: Arc<Notify>,
@@ -133,7 +133,7 @@ impl Instance {
         let was_busy = self.is_busy();
         change(self);
         if !was_busy && self.is_busy() {
-            self.busy_since_ms = now_ms();
+            self.busy_since_ms = monotonic_ms();
         }
     }
 
