@@ -141,7 +141,7 @@ async function server({ client, directory }, options) {
     const isOld = failed.replayed && failed.ageMs >= 1000
     const again = isOld && `found out ${Math.round(failed.ageMs / 1000)} s ago, not tried since; to try now:\n`
       + `  lmswarm ensure ${quoted(failed.key)} --fresh`
-    return [`lmswarm: ${reason}`, hint && `hint: ${hint}`, again].filter(Boolean).join("\n")
+    return [reason, hint && `hint: ${hint}`, again].filter(Boolean).join("\n")
   }
 
   return {
@@ -188,7 +188,7 @@ async function server({ client, directory }, options) {
       const main = isBackground && turn?.providerID === provider.id && provider.models?.[turn.modelID]
       if (main) await ready(main, false).catch(() => {})
       const report = await ready(model, isBackground)
-      if (!report.proceed) throw new Error(explain(report))
+      if (!report.proceed) throw new Error(`lmswarm: ${explain(report)}`)
       if (!report.ok) {
         if (!isBackground) toast("warning", explain(report))
         log("warn", explain(report))

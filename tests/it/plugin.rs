@@ -261,12 +261,22 @@ fn a_long_wait_is_shown_in_the_window() {
 }
 
 #[test]
+fn what_asks_no_model_warms_none() {
+    let Some(desk) = Desk::new(LLAMA, GEMMA) else { return };
+    let before = desk.machine.requests();
+    for args in [&["--version"][..], &["models"], &["session", "list"], &["agent", "list"]] {
+        let _ = desk.run(args).expect(0);
+        assert_eq!(desk.machine.requests(), before, "{args:?}");
+    }
+}
+
+#[test]
 fn opencode_takes_the_example_of_its_configuration() {
     let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
     desk.machine.write(".config/opencode/opencode.json", include_str!("../../examples/opencode.json"));
+    let before = desk.machine.requests();
     let run = desk.run(&["debug", "config"]).expect(0);
     let config: Value = serde_json::from_str(&run.stdout).expect("opencode prints its configuration");
     assert_eq!(config["small_model"], "lmstudio/gemma-3-4b-it");
-    // Whoever only looks around warms nothing.
-    assert_eq!(desk.machine.requests().len(), 0);
+    assert_eq!(desk.machine.requests(), before, "looking around warms nothing");
 }
