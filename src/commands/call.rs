@@ -35,7 +35,10 @@ impl CallOutcome {
                 told.push(warning);
             }
         }
-        for failure in failures(&self.outcomes) {
+        let failures = failures(&self.outcomes);
+        // A signal ends the whole call: one line says so, and what became of the work of that moment.
+        let stopped = failures.iter().find(|it| it.signal.is_some());
+        for failure in failures.iter().filter(|it| it.signal.is_none()).chain(stopped) {
             console.failure(failure, self.verdict.exit != ExitCode::Success);
         }
     }

@@ -19,7 +19,8 @@ fn a_signal_cancels_the_load_and_the_next_waiter_takes_over() {
         machine.wait_for_event("load-begin");
         let waiter = machine.start(&[LLAMA]);
         leader.signal(signal);
-        let report = leader.end().expect(code).json();
+        let run = leader.end().expect(code).says(&format!("; the load of `{LLAMA}` was cancelled"));
+        let report = run.json();
         assert_eq!((&report["proceed"], &report["models"][0]["category"]), (&json!(false), &json!("interrupted")));
         machine.wait_for_event("load-cancelled");
         machine.wait_for("the next load", |record| record.iter().filter(|it| it["event"] == "load-begin").count() == 2);

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+#[cfg(target_os = "linux")]
+use crate::support::GEMMA;
 use crate::support::{LLAMA, Machine, run};
 #[cfg(target_os = "linux")]
 use crate::{support::until, terminal::Terminal};
@@ -116,4 +118,18 @@ fn verbose_tells_what_was_seen_and_what_was_decided() {
     assert!(said.iter().any(|line| line.ends_with(&seen)), "{said:?}");
     let run = machine.run(&["ensure", LLAMA, "-v"]).expect(0).says("is ready, with 4096 tokens: nothing to do");
     assert!(!run.stderr.contains("leads"), "a warm call leads nothing: {}", run.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_call_that_is_stopped_on_a_terminal_leaves_one_line_that_says_what_became_of_the_load() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let terminal = Terminal::start(machine.command(&["ensure", LLAMA, GEMMA]));
+    machine.wait_until_held();
+    until("the moving line", || terminal.shown().contains("loading"));
+    terminal.signal(rustix::process::Signal::INT);
+    let (code, shown) = terminal.end();
+    assert_eq!(code, 130, "{shown:?}");
+    let last = shown.rsplit("\u{1b}[2K").next().unwrap();
+    assert_eq!(last, format!("lmswarm: stopped by SIGINT; the load of `{LLAMA}` was cancelled\r\n"), "{shown:?}");
 }

@@ -61,3 +61,39 @@ fn two_hosts_that_load_over_rest_leave_no_copy_behind() {
     assert_eq!(machine.events("load-ready").len(), 2);
     assert_eq!(machine.resident(), [LLAMA]);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_copy_is_undone_though_its_caller_was_told_to_stop() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    machine.faults(json!([{ "on": "load", "kind": "other-id", "identifier": format!("{LLAMA}:2"), "times": 1 }]));
+    let log = machine.path("log");
+    let caller = machine.start(&[LLAMA, "--loader", "rest", "-vv", "--log-file", log.to_str().expect("UTF-8")]);
+    machine.wait_until_held();
+    machine.preload(LLAMA);
+    caller.signal(rustix::process::Signal::TERM);
+    until("it was told", || std::fs::read_to_string(&log).unwrap().contains("told to stop while a load over REST"));
+    machine.release();
+    let run = caller.end().expect(143);
+    let run = run.says(&format!("stopped by SIGTERM; `{LLAMA}:2`, which it had loaded, was unloaded again"));
+    assert_eq!(run.model()["category"], "interrupted");
+    assert_eq!(machine.resident(), [LLAMA]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_load_that_goes_on_without_its_caller_is_said_to_and_waited_for_by_the_next_one() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let caller = machine.start(&[LLAMA, "--loader", "rest"]);
+    machine.wait_until_held();
+    // The second one says that the user does not wait for the load.
+    caller.signal(rustix::process::Signal::INT);
+    caller.signal(rustix::process::Signal::TERM);
+    let run = caller.end().expect(130);
+    assert!(run.stderr.ends_with(&format!("so that of `{LLAMA}` goes on in LM Studio\n")), "{run:?}");
+    let next = machine.start(&[LLAMA, "--loader", "rest"]);
+    machine.wait_for_requests(machine.requests().len(), 4);
+    machine.release();
+    assert_eq!(next.end().expect(0).model()["action"], "waited");
+    assert_eq!((machine.loads(LLAMA), machine.resident()), (1, vec![LLAMA.to_owned()]));
+}

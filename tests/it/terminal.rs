@@ -43,6 +43,12 @@ impl Terminal {
         String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
     }
 
+    /// Sends a signal to the command.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("it is alive");
+    }
+
     /// The exit code, and all that was written.
     pub fn end(mut self) -> (i32, String) {
         let code = self.child.wait().expect("it ends").code().expect("a code");

@@ -38,7 +38,14 @@ impl LmStudio<'_> {
                 Ok(()) => Ok(()),
             },
             LoadMethod::Rest => {
-                self.download_by_rest(request, |percent| activity.percent(percent)).await?.map_err(LmsError::from)
+                let done = self.download_by_rest(request, |percent| activity.percent(percent)).await;
+                done.map_err(|failure| match failure.category {
+                    Category::Interrupted | Category::Deadline => {
+                        failure.and(&format!("the download of `{key}` goes on in LM Studio"))
+                    }
+                    _ => failure,
+                })?
+                .map_err(LmsError::from)
             }
         };
         done.map_err(|error| {
@@ -59,7 +66,8 @@ impl LmStudio<'_> {
             Some((model, quantization)) => json!({ "model": model, "quantization": quantization }),
             None => json!({ "model": request.key.as_str() }),
         };
-        let job = match self.manage("download", &body, "status").await? {
+        let answer = self.context.server.post("api/v1/models/download", &body, self.context.config.load_timeout);
+        let job = match read_management_reply(&self.context.unless_stopped(answer).await?, "status") {
             ManagementReply::Done(job) => job,
             ManagementReply::Unauthorized => return Err(self.token_refused()),
             ManagementReply::Gone | ManagementReply::TimedOut => {

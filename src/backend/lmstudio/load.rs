@@ -1,24 +1,29 @@
 //! Loads, unloads and estimates, by `lms` or by REST.
 
 use std::io;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{LmStudio, LoadMethod, LoadTarget};
+use super::{LmStudio, LoadMethod, LoadTarget, remember_unless_local, unload_command};
 use crate::backend::LoadResult;
 use crate::pure::config::Device;
 use crate::pure::eviction::Estimate;
 use crate::pure::lmstudio::lms_output::{
-    LoadProblem, decode, error_sentence, is_identifier_taken, load_problem, loaded_identifier,
+    LoadProblem, decode, error_sentence, is_identifier_taken, is_load_cancelled, load_problem, loaded_identifier,
 };
 use crate::pure::lmstudio::load_args::{Placement, estimate_args, load_args, matches_fuzzily};
-use crate::pure::lmstudio::rest::ManagementReply;
+use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location, find_downloaded};
+use crate::pure::text::printable;
 use crate::sys::lmstudio::lms::{Lms, LmsError, Problem, UNLOAD_LIMIT};
 use crate::sys::operation::Operation;
 use crate::sys::process::Exit;
+
+/// How long a caller that must end waits for the end of its load over REST.
+const SEEN_TO_ITS_END: Duration = Duration::from_secs(5);
 
 /// What one `lms load` came to.
 enum Attempt {
@@ -109,12 +114,7 @@ impl LmStudio<'_> {
                 if let Some(operation) = operation {
                     noted(operation.begin_in_server(limit));
                 }
-                let result = self.load_by_rest(request, target).await;
-                // One that hangs goes on; one whose caller ends does, too.
-                let goes_on = match &result {
-                    Ok(result) => matches!(result, LoadResult::TimedOut),
-                    Err(failure) => matches!(failure.category, Category::Deadline | Category::Interrupted),
-                };
+                let (result, goes_on) = self.load_by_rest(request, target).await;
                 if let Some(operation) = operation.filter(|_| !goes_on) {
                     operation.end();
                 }
@@ -159,12 +159,21 @@ impl LmStudio<'_> {
         let finished = lms
             .load(args.clone(), limit, lock, on_percent)
             .await
-            .map_err(|problem| self.failed(Category::LoadFailed, problem))?;
+            .map_err(|error| remember_unless_local(Failure::new(Category::LoadFailed, error.reason), error.is_local))?;
         // Where `lms` was killed the load may go on, and the lock tells.
         if let (Exit::Code(_), Some(operation)) = (&finished.exit, operation) {
             operation.end();
         }
         let words = decode(&finished.stderr);
+        if let Exit::Stopped(stop) = finished.exit {
+            let key = &request.key;
+            let became = if is_load_cancelled(&words) {
+                format!("the load of `{key}` was cancelled")
+            } else {
+                format!("whether the load of `{key}` was cancelled is not known, as `lms` did not say so")
+            };
+            return Err(self.context.interrupted(stop).and(&became));
+        }
         let failure = || {
             let error = LmsError::of(&args, &finished, limit);
             let reason = format!("`{}` could not be loaded: {error}", request.key);
@@ -190,16 +199,65 @@ impl LmStudio<'_> {
         }))
     }
 
-    /// REST stacks copies, so the instance it names is compared with the key.
-    async fn load_by_rest(&self, request: &ModelRequest, target: &LoadTarget) -> Result<LoadResult, Failure> {
+    /// Loads over REST; also tells whether the load goes on in the server, whose end is not known.
+    async fn load_by_rest(&self, request: &ModelRequest, target: &LoadTarget) -> (Result<LoadResult, Failure>, bool) {
         let mut body = json!({ "model": request.key.as_str() });
         if let Some(tokens) = request.options.within(target.max_context).context_length {
             body["context_length"] = json!(tokens);
         }
+        let shutdown = self.context.shutdown();
+        let answer = self.context.server.post("api/v1/models/load", &body, self.context.config.load_timeout);
+        tokio::pin!(answer);
+        let reply = match shutdown.or(&mut answer).await {
+            Ok(reply) => read_management_reply(&reply, "instance_id"),
+            Err(stop) => {
+                // It cannot be cancelled. What it makes of a race that it loses would stay.
+                tracing::debug!("told to stop while a load over REST goes on: waiting for its end, but not for long");
+                let reply = tokio::select! {
+                    biased;
+                    reply = &mut answer => Some(read_management_reply(&reply, "instance_id")),
+                    () = shutdown.forced() => None,
+                    () = tokio::time::sleep(SEEN_TO_ITS_END) => None,
+                };
+                let (became, goes_on) = self.leave_load(request, reply).await;
+                return (Err(self.context.interrupted(stop).and(&became)), goes_on);
+            }
+        };
+        let goes_on = matches!(reply, ManagementReply::TimedOut);
+        (self.read_load_reply(request, reply), goes_on)
+    }
+
+    /// Says what becomes of a load over REST whose caller must end; a copy that it made is unloaded.
+    /// Also tells whether it goes on.
+    async fn leave_load(&self, request: &ModelRequest, reply: Option<ManagementReply>) -> (String, bool) {
+        let key = &request.key;
+        match reply {
+            None | Some(ManagementReply::TimedOut) => {
+                (format!("a load over REST cannot be cancelled, so that of `{key}` goes on in LM Studio"), true)
+            }
+            Some(ManagementReply::Done(loaded)) => match loaded["instance_id"].as_str() {
+                Some(name) if name != key.as_str() => {
+                    let is_unloaded = self.unload_over_rest(name).await;
+                    let name = printable(name);
+                    let became = if is_unloaded {
+                        format!("`{name}`, which it had loaded, was unloaded again")
+                    } else {
+                        format!("it had loaded `{name}`: unload that by hand (`{}`)", unload_command(&name))
+                    };
+                    (became, false)
+                }
+                _ => (format!("`{key}` was loaded before that could be cancelled"), false),
+            },
+            Some(_) => (format!("the load of `{key}` had failed"), false),
+        }
+    }
+
+    /// REST stacks copies, so the instance it names is compared with the key.
+    fn read_load_reply(&self, request: &ModelRequest, reply: ManagementReply) -> Result<LoadResult, Failure> {
         let failed = |why: &str| {
             Failure::new(Category::LoadFailed, format!("`{}` could not be loaded over REST: {why}", request.key))
         };
-        Ok(match self.manage("load", &body, "instance_id").await? {
+        Ok(match reply {
             ManagementReply::Done(loaded) => match loaded["instance_id"].as_str() {
                 Some(name) if name != request.key.as_str() => LoadResult::Misnamed(name.to_owned()),
                 _ => LoadResult::Loaded,
@@ -232,11 +290,17 @@ impl LmStudio<'_> {
         match self.load_method(request)? {
             // Success proves nothing; that it is gone does.
             LoadMethod::Lms(_) => drop(self.unload(identifier, operation).await?),
-            LoadMethod::Rest => {
-                drop(self.manage("unload", &json!({ "instance_id": identifier }), "instance_id").await?);
-            }
+            LoadMethod::Rest => drop(self.unload_over_rest(identifier).await),
         }
         Ok(())
+    }
+
+    /// Unloads what a load over REST brought up under a wrong name, also for a caller that must
+    /// end; returns whether the server says that it did.
+    async fn unload_over_rest(&self, identifier: &str) -> bool {
+        let body = json!({ "instance_id": identifier });
+        let reply = self.context.server.post("api/v1/models/unload", &body, self.context.config.probe_timeout).await;
+        matches!(read_management_reply(&reply, "instance_id"), ManagementReply::Done(_))
     }
 
     pub(crate) async fn unload(

@@ -8,17 +8,14 @@ mod start;
 
 use std::cell::{Cell, OnceCell};
 
-use serde_json::Value as Json;
-
 use super::{Context, LoadTarget};
 use crate::pure::config::Loader;
-use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::Downloaded;
 use crate::pure::text::{printable, similar};
 use crate::sys::lmstudio;
-use crate::sys::lmstudio::lms::{Lms, Problem};
+use crate::sys::lmstudio::lms::Lms;
 
 /// One LM Studio server.
 #[derive(Debug)]
@@ -67,22 +64,6 @@ impl<'a> LmStudio<'a> {
             Some(_) => "correct --lms-path, or leave it out so that lmswarm looks for `lms` itself".to_owned(),
             None => otherwise.to_owned(),
         }
-    }
-
-    /// A problem of an `lms` call as a failure of the given kind.
-    fn failed(&self, category: Category, problem: Problem) -> Failure {
-        match problem {
-            Problem::Stopped(stop) => self.context.interrupted(stop),
-            Problem::Failed(error) => remember_unless_local(Failure::new(category, error.reason), error.is_local),
-        }
-    }
-
-    /// Sends a management request, bounded by the load's limit; the answer counts only with the
-    /// member `wanted`.
-    async fn manage(&self, verb: &str, body: &Json, wanted: &str) -> Result<ManagementReply, Failure> {
-        let path = format!("api/v1/models/{verb}");
-        let answer = self.context.server.post(&path, body, self.context.config.load_timeout);
-        Ok(read_management_reply(&self.context.unless_stopped(answer).await?, wanted))
     }
 
     pub(super) fn caveat(&self) -> Option<String> {

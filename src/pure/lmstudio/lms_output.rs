@@ -261,6 +261,11 @@ pub fn is_identifier_taken(words: &str) -> bool {
     words.contains("identifier") && (words.contains("already") || words.contains("in use"))
 }
 
+/// Whether `lms load` says that it cancelled the load, as it was asked to.
+pub fn is_load_cancelled(words: &str) -> bool {
+    words.to_lowercase().contains("load cancelled")
+}
+
 /// Whether these words say that another program listens on the server's port.
 pub fn is_port_taken(words: &str) -> bool {
     words.contains("EADDRINUSE") || words.to_lowercase().contains("address already in use")
@@ -426,6 +431,8 @@ mod tests {
         assert_eq!(error_sentence(fixture!("load.unknown-key.stderr.txt")), "Model not found");
         assert!(is_identifier_taken(&decode(fixture!("load.identifier-in-use.stderr.txt"))));
         assert!(!is_identifier_taken(&decode(fixture!("load.success.stderr.txt"))));
+        assert!(is_load_cancelled(&decode(fixture!("load.sigint.stderr.txt"))));
+        assert!(!is_load_cancelled(&decode(fixture!("load.failed-midway.stderr.txt"))));
         assert!(is_port_taken(&decode(fixture!("server-start.port-taken.stderr.txt"))));
         assert!(!is_port_taken(&decode(fixture!("no-backend.load.stderr.txt"))));
         assert!(error_sentence(fixture!("no-backend.load.stderr.txt")).starts_with("LM Studio daemon is not running"));

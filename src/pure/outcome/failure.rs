@@ -117,6 +117,13 @@ impl Failure {
         Self { replay: Replay::Waiters, ..self }
     }
 
+    /// Adds what else is to be said, behind a semicolon.
+    #[must_use]
+    pub fn and(mut self, words: &str) -> Self {
+        self.reason = format!("{}; {words}", self.reason);
+        self
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hinted(mut self, hint: impl Into<String>) -> Self {

@@ -136,24 +136,28 @@ impl Lms {
     }
 
     /// `lms load` with these arguments; `on_percent` sees how far the spinner says it is, and
-    /// `lock` stays open while it runs.
+    /// `lock` stays open while it runs. If the whole call must end, it is cancelled.
     ///
     /// # Errors
-    /// When the whole call must end; the load was cancelled then.
+    /// When it cannot be started.
     pub async fn load(
         &self,
         args: Vec<String>,
         limit: Duration,
         lock: Option<File>,
         mut on_percent: impl FnMut(u8),
-    ) -> Result<Finished, Problem> {
+    ) -> Result<Finished, LmsError> {
         let args = self.reaching(args);
-        self.run_with(&args, limit, lock, |piece| {
+        let on_output = |piece: &[u8]| {
             if let Some(percent) = last_percent(piece) {
                 on_percent(percent);
             }
-        })
-        .await
+        };
+        let finished = run(&self.program, &args, &self.secrets, limit, &self.shutdown, lock, on_output).await;
+        match finished.exit {
+            Exit::NotStarted(error) => Err(self.not_started(&error)),
+            _ => Ok(finished),
+        }
     }
 
     /// `lms load --estimate-only`; `None` where it tells nothing.
@@ -247,11 +251,12 @@ impl Lms {
         let finished = run(&self.program, args, &self.secrets, limit, &self.shutdown, lock, on_output).await;
         match finished.exit {
             Exit::Stopped(stop) => Err(Problem::Stopped(stop)),
-            Exit::NotStarted(error) => {
-                let reason = format!("{} cannot be started: {error}", self.program.display());
-                Err(Problem::Failed(LmsError { reason, is_local: true }))
-            }
+            Exit::NotStarted(error) => Err(Problem::Failed(self.not_started(&error))),
             _ => Ok(finished),
         }
+    }
+
+    fn not_started(&self, error: &std::io::Error) -> LmsError {
+        LmsError { reason: format!("{} cannot be started: {error}", self.program.display()), is_local: true }
     }
 }
