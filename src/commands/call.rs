@@ -5,13 +5,15 @@ use std::cell::OnceCell;
 use std::time::Instant;
 
 use super::error::CommandError;
+use super::look::downloaded_keys;
 use super::mistakes;
 use crate::cli::GateArgs;
 use crate::gate::{self, Call, ModelRequest};
+use crate::pure::opencode::ungated::without_provider;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::failure::{FailMode, Failure, Verdict, verdict};
 use crate::pure::outcome::report::{Action, Outcome, Ready, Report};
-use crate::resolve::{Endpoint, resolve};
+use crate::resolve::{Endpoint, resolve, server_of_plain_keys};
 use crate::sys::http::Server;
 use crate::sys::output::Console;
 use crate::sys::paths;
@@ -78,6 +80,16 @@ pub(super) async fn ensure(
     }
     for warning in &resolved.warnings {
         console.warning(warning);
+    }
+    if resolved.servers.is_empty() && !resolved.ungated.is_empty() {
+        // Nothing is to be warmed, so that asking costs no warm call.
+        let keys = match server_of_plain_keys(&config) {
+            Ok(endpoint) => downloaded_keys(endpoint).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        for warning in resolved.ungated.iter().filter_map(|it| without_provider(it, &config.providers, &keys)) {
+            console.warning(&warning);
+        }
     }
     let mut servers = Vec::new();
     for models in resolved.servers {

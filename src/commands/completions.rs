@@ -1,27 +1,20 @@
 //! `lmswarm completions`: prints completions for a shell, and for these what can stand for
 //! MODEL.
 
-use std::time::Duration;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::error::CommandError;
+use super::look::downloaded_keys;
 use super::print;
 use crate::cli::{Cli, CompletionsArgs};
 use crate::pure::config::Config;
 use crate::pure::config::options::Layer;
-use crate::pure::lmstudio::rest::read_lists;
 use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
-use crate::pure::residency::Reading;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
 use crate::resolve::{Resolver, server_of_plain_keys};
-use crate::sys::http::Server;
 use crate::sys::settings;
-
-/// The user has pressed Tab and waits.
-const LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) async fn run(args: CompletionsArgs) -> Result<ExitCode, CommandError> {
@@ -53,13 +46,9 @@ fn agents(config: &Config) -> Option<Vec<String>> {
     Some(resolver.roles().roles().into_iter().filter_map(name).collect())
 }
 
-/// The keys of the downloaded models, from one look.
+/// The keys of the downloaded models.
 async fn keys(config: &Config) -> Option<Vec<String>> {
-    let endpoint = server_of_plain_keys(config).ok()?;
-    let server = Server::new(endpoint.base, endpoint.token, LIMIT).ok()?;
-    let (v1, v0) = tokio::time::timeout(LIMIT, server.lists()).await.ok()?;
-    let Reading::Seen(snapshot) = read_lists(&v1, &v0) else { return None };
-    Some(snapshot.downloaded?.into_iter().map(|it| it.key).collect())
+    downloaded_keys(server_of_plain_keys(config).ok()?).await
 }
 
 /// The flags of `ensure` and `run` that are followed by a value of their own.

@@ -78,8 +78,6 @@ impl From<ResolveError> for CommandError {
 
 impl From<Refusal> for CommandError {
     fn from(refusal: Refusal) -> Self {
-        Self::config(refusal.0).hinted(
-            "make it a folder of yours that only you can write to (`chmod go-w`), or name another with --state-dir",
-        )
+        Self::config(refusal.reason).hinted(refusal.hint)
     }
 }

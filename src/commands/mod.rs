@@ -7,6 +7,7 @@ mod config;
 mod ensure;
 mod error;
 mod hook;
+mod look;
 mod mistakes;
 mod run;
 

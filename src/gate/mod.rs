@@ -30,6 +30,7 @@ use crate::sys::http::Server;
 use crate::sys::leader::{Leader, Leadership};
 use crate::sys::lock::Lock;
 use crate::sys::private::NoStore;
+pub use crate::sys::private::Refusal;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::Shutdown;
 use crate::sys::state::Store;
@@ -67,10 +68,6 @@ pub struct Call<'a> {
     /// Made when something slow begins, and shared by the servers of one call.
     pub shutdown: &'a OnceCell<Shutdown>,
 }
-
-/// The state directory is one that others could write to: a configuration error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal(pub String);
 
 /// Makes sure that every model of the call is addressable.
 ///
@@ -179,6 +176,10 @@ impl<'a> Gate<'a> {
             }
             Err(failure) => Err(failure),
         };
+        if let (Ok(Observation::Seen(snapshot)), Some(task)) = (&observation, tasks.first()) {
+            let known = snapshot.downloaded.iter().flatten().map(|model| model.key.as_str());
+            self.call.config.misspelt_models(known).into_iter().for_each(|warning| task.warn(warning));
+        }
         let mut steps: Vec<Result<Step, Failure>> = Vec::with_capacity(tasks.len());
         for task in &tasks {
             steps.push(match &observation {
@@ -215,7 +216,7 @@ impl<'a> Gate<'a> {
             Some(folder) => match Store::open(folder, &self.context.base().slug()) {
                 Ok(store) => Ok(store),
                 Err(NoStore::Unavailable(why)) => Err(why),
-                Err(NoStore::Refused(why)) => return Err(Refusal(why)),
+                Err(NoStore::Refused(why)) => return Err(why),
             },
         };
         let store =

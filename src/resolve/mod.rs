@@ -10,9 +10,11 @@ use crate::gate::ModelRequest;
 use crate::pure::arguments::{ModelArgument, parse_models};
 use crate::pure::config::Config;
 use crate::pure::model::{InvalidModel, ModelKey};
+use crate::pure::opencode::address::configured_address;
 use crate::pure::opencode::provider::{Subject, base_url};
 use crate::pure::opencode::roles::{Role, RoleModel, Roles, Unset};
-use crate::pure::opencode::source::ConfigSource;
+use crate::pure::opencode::source::{ConfigSource, find};
+use crate::pure::opencode::ungated::looks_like_lm_studio;
 use crate::pure::text::listed;
 use crate::sys::opencode::{self, Catalogue, Configuration, Extent};
 pub(crate) use endpoint::Endpoint;
@@ -59,6 +61,8 @@ pub(crate) struct Resolved {
     pub(crate) notes: Vec<String>,
     /// What is odd, and keeps no model from being ensured.
     pub(crate) warnings: Vec<String>,
+    /// Models of providers that opencode's configuration does not have: perhaps they are keys.
+    pub(crate) ungated: Vec<RoleModel>,
 }
 
 /// Resolves what was typed. Nothing typed means `main small`.
@@ -183,8 +187,7 @@ impl<'a> Resolver<'a> {
                 if self.roles().is_gated(&model.provider) {
                     self.put_role_model(resolved, &model)?;
                 } else {
-                    let reference = model.reference();
-                    resolved.notes.push(format!("{role} is {reference}: not an LM Studio model, nothing to warm"));
+                    self.put_ungated(resolved, model);
                 }
             }
             ModelArgument::All => {
@@ -201,6 +204,29 @@ impl<'a> Resolver<'a> {
             }
         }
         Ok(())
+    }
+
+    fn put_ungated(&self, resolved: &mut Resolved, model: RoleModel) {
+        let RoleModel { role, provider, place, .. } = &model;
+        let reference = model.reference();
+        let providers = std::slice::from_ref(provider);
+        let subject = Subject { providers, model: Some(&model.model), is_built_in: false };
+        let address = configured_address(&self.sources, subject, |name| std::env::var(name).ok()).ok().flatten();
+        let of_gate = || self.endpoint_of_key(None, None).ok().map(|endpoint| endpoint.base);
+        if let Some(address) = address
+            && looks_like_lm_studio(provider, &address.base, of_gate().as_ref())
+        {
+            let gated = self.config.providers.join(",");
+            resolved.warnings.push(format!(
+                "{role} is {reference} ({place}): `{provider}` is at {} ({}), which looks like LM Studio, but it is not gated; `--providers {gated},{provider}` gates it",
+                address.base, address.place
+            ));
+            return;
+        }
+        resolved.notes.push(format!("{role} is {reference}: not an LM Studio model, nothing to warm"));
+        if find(&self.sources, &["provider", provider]).is_none() {
+            resolved.ungated.push(model);
+        }
     }
 
     fn put_role_model(&self, resolved: &mut Resolved, model: &RoleModel) -> Result<(), ResolveError> {

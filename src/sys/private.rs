@@ -11,8 +11,17 @@ use crate::sys::files;
 pub enum NoStore {
     /// It cannot be used here (read-only, full, no home): the gate goes on without.
     Unavailable(String),
-    /// Another user could write to it: what needs it must not go on.
-    Refused(String),
+    /// It is not this user's alone: what needs it must not go on.
+    Refused(Refusal),
+}
+
+/// Why a folder must not be used, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
 }
 
 /// Makes an open give a new file to this user alone, not go through a symlink (the one
@@ -55,7 +64,10 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Says what is wrong with such a file, if it is there.
 pub(super) fn check(what: &str, path: &Path) -> Result<(), NoStore> {
     match path.symlink_metadata().ok().as_ref().and_then(strangeness) {
-        Some(why) => Err(NoStore::Refused(format!("{what} {} {why}", path.display()))),
+        Some(why) => Err(NoStore::Refused(Refusal {
+            reason: format!("{what} {} {why}", path.display()),
+            hint: "remove it, or name another folder with --state-dir".to_owned(),
+        })),
         None => Ok(()),
     }
 }
@@ -87,9 +99,12 @@ pub(super) fn make_private(folder: &Path) -> Result<(), NoStore> {
         make_folder(folder).map_err(unavailable)?;
     }
     let found = folder.symlink_metadata().map_err(unavailable)?;
-    let refused = |why: String| Err(NoStore::Refused(format!("the state directory {} {why}", folder.display())));
+    let refused = |why: &str, hint: &str| {
+        let reason = format!("the state directory {} {why}", folder.display());
+        Err(NoStore::Refused(Refusal { reason, hint: hint.to_owned() }))
+    };
     if found.is_symlink() {
-        return refused("is a symlink".to_owned());
+        return refused("is a symlink", "name the folder that it leads to, or another, with --state-dir");
     }
     if !found.is_dir() {
         return Err(unavailable(io::Error::from(io::ErrorKind::NotADirectory)));
@@ -98,11 +113,25 @@ pub(super) fn make_private(folder: &Path) -> Result<(), NoStore> {
     {
         use std::os::unix::fs::MetadataExt;
         let me = rustix::process::geteuid().as_raw();
-        if found.uid() != me {
-            return refused(format!("belongs to user {}, not to {me}", found.uid()));
+        let owner = found.uid();
+        if owner != me && me == 0 {
+            // `sudo` may keep the user's HOME.
+            return refused(
+                &format!("belongs to user {owner}, and this call runs as root"),
+                "run it as that user, without `sudo`, or give root a folder of its own with --state-dir",
+            );
+        }
+        if owner != me {
+            return refused(
+                &format!("belongs to user {owner}, and this call runs as user {me}"),
+                "run it as that user, or name a folder of your own with --state-dir",
+            );
         }
         if found.mode() & 0o022 != 0 {
-            return refused(format!("is writable by others (mode {:o})", found.mode() & 0o777));
+            return refused(
+                &format!("is writable by others (mode {:o})", found.mode() & 0o777),
+                &format!("`chmod go-w {}`, or name another with --state-dir", folder.display()),
+            );
         }
     }
     Ok(())

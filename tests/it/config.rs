@@ -59,6 +59,19 @@ fn options_by_model_beat_the_files_own() {
 }
 
 #[test]
+fn options_for_a_model_that_is_nearly_there_are_a_warning() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    machine
+        .write(FILE, &json!({ "perModel": { "lama-3.2-1b-instruct": { "parallel": 2 }, "another": {} } }).to_string());
+    let run = machine.ensure(&[LLAMA]).expect(0);
+    let wanted = format!("config.json:1: perModel: LM Studio has no `lama-3.2-1b-instruct`; did you mean `{LLAMA}`?");
+    assert_eq!(run.stderr.matches("perModel").count(), 1, "{run:?}");
+    run.says(&wanted).json();
+    assert_eq!(machine.requests().len(), 2, "it is known from the lists alone");
+}
+
+#[test]
 fn a_bad_flag_is_2_and_a_bad_variable_is_78() {
     let machine = Machine::new();
     for (flag, value, wanted) in [

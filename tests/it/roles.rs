@@ -115,6 +115,42 @@ fn a_role_elsewhere_is_nothing_to_warm() {
 }
 
 #[test]
+fn a_model_that_is_not_gated_and_should_be_is_a_warning() {
+    let machine = Machine::new();
+    let models = json!({ GEMMA: {} });
+    let local = json!({ "npm": "x", "options": { "baseURL": machine.base_url() }, "models": models });
+    machine.write(
+        GLOBAL,
+        &json!({ "model": format!("lm-studio/{GEMMA}"), "provider": { "lm-studio": local } }).to_string(),
+    );
+    let run = ensure(&machine, &["main"]).expect(0);
+    let url = machine.base_url();
+    let wanted =
+        format!("warning: main is lm-studio/{GEMMA} ({}:1): `lm-studio` is at {url}", machine.path(GLOBAL).display());
+    run.says(&wanted).says("`--providers lmstudio,lm-studio` gates it").json();
+    assert_eq!(entries(&ensure(&machine, &["main", "--providers", "lmstudio,lm-studio"]).expect(0)).len(), 1);
+    let gated = provider(&machine.base_url());
+    machine.write(GLOBAL, &json!({ "model": QWEN, "provider": { "lmstudio": gated } }).to_string());
+    let run = ensure(&machine, &["main"]).expect(0);
+    let wanted = format!("warning: main is {QWEN} ({}:1), which opencode takes for", machine.path(GLOBAL).display());
+    run.says(&wanted).says(&format!("write `lmstudio/{QWEN}`")).json();
+    // Where there is something to warm, nothing more is asked.
+    let asked = machine.requests().len();
+    machine.preload(LLAMA);
+    machine.write(
+        GLOBAL,
+        &json!({ "model": QWEN, "small_model": format!("lmstudio/{LLAMA}"), "provider": { "lmstudio": gated } })
+            .to_string(),
+    );
+    ensure(&machine, &[]).expect(0).says("nothing to warm").json();
+    assert_eq!(machine.requests().len(), asked + 2);
+    // Others that are on this machine are no LM Studio.
+    let ollama = json!({ "npm": "x", "options": { "baseURL": "http://127.0.0.1:11434/v1" }, "models": models });
+    machine.write(GLOBAL, &json!({ "model": format!("ollama/{GEMMA}"), "provider": { "ollama": ollama } }).to_string());
+    assert!(!ensure(&machine, &["main"]).expect(0).stderr.contains("warning"));
+}
+
+#[test]
 fn a_role_that_is_not_set_or_would_be_refused_is_exit_78_with_its_place() {
     let machine = Machine::new();
     ensure(&machine, &["main"]).expect(78).says("opencode's configuration sets no `model`").json();

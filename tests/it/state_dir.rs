@@ -49,7 +49,8 @@ fn a_folder_of_somebody_else_is_refused() {
     let state = machine.path("state");
     folder(&state, 0o755);
     chown(&state, Some(65534), Some(65534)).unwrap();
-    ensure(&machine, &state).expect(78).says("belongs to user 65534, not to 0").json();
+    let run = ensure(&machine, &state).expect(78).says("belongs to user 65534, and this call runs as root");
+    run.says("run it as that user, without `sudo`, or give root a folder of its own with --state-dir").json();
     assert_eq!(machine.loads(LLAMA), 0);
 }
 

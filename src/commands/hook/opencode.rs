@@ -3,10 +3,10 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::cli::HookOpencodeArgs;
 use crate::commands::error::CommandError;
+use crate::commands::look::LIMIT;
 use crate::commands::print;
 use crate::pure::config::options::Layer;
 use crate::pure::http::Reply;
@@ -19,9 +19,6 @@ use crate::resolve::{Endpoint, ResolveError, Resolver};
 use crate::sys::http::Server;
 use crate::sys::output::Console;
 use crate::sys::{files, paths, repository, settings};
-
-/// How long an installation waits to hear whether the server is up.
-const LIMIT: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) async fn run(args: &HookOpencodeArgs, console: Console) -> Result<ExitCode, CommandError> {

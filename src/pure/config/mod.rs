@@ -92,6 +92,7 @@ pub struct Config {
 struct LoadLayers {
     of_file: LoadOptions,
     per_model: BTreeMap<String, LoadOptions>,
+    per_model_origin: Option<Origin>,
     of_call: LoadOptions,
     /// What the call set at all, so that `--ttl-seconds 0` can undo a file's value.
     set_by_call: Vec<&'static str>,
@@ -158,9 +159,29 @@ impl Config {
         }
     }
 
+    /// Warnings about entries of `perModel` that mean no model of the server, while it has one of
+    /// nearly the same name that has no entry. `known` are the keys of its downloaded models.
+    pub fn misspelt_models<'a>(&self, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let LoadLayers { per_model, per_model_origin: Some(origin), .. } = &self.load_layers else { return Vec::new() };
+        let known: BTreeSet<&str> = known.collect();
+        let base = |name: &'_ str| name.split('@').next().unwrap_or_default().to_owned();
+        let unknown = per_model.keys().filter(|name| !known.contains(base(name).as_str()));
+        let warning = |name: &String| {
+            let free = known.iter().copied().filter(|key| !per_model.contains_key(*key));
+            let near = similar(name, free).into_iter().next()?;
+            Some(format!(
+                "{origin}: perModel: LM Studio has no `{}`; did you mean `{}`?",
+                excerpt(name, 60),
+                excerpt(&near, 60)
+            ))
+        };
+        // None are known where the server does not tell what is downloaded.
+        unknown.filter(|_| !known.is_empty()).filter_map(warning).take(MOST_WARNINGS).collect()
+    }
+
     /// What `key` is loaded with.
     pub fn load_options(&self, key: &ModelKey) -> LoadOptions {
-        let LoadLayers { of_file, per_model, of_call, set_by_call } = &self.load_layers;
+        let LoadLayers { of_file, per_model, of_call, set_by_call, .. } = &self.load_layers;
         let own = per_model.get(key.as_str()).cloned().unwrap_or_default();
         let chosen = |name: &str| set_by_call.contains(&name);
         LoadOptions {
@@ -249,7 +270,8 @@ impl LoadLayers {
                 None => {}
             }
         }
-        if let Some((Value::PerModel(models), _)) = layer.get("perModel") {
+        if let Some((Value::PerModel(models), origin)) = layer.get("perModel") {
+            layers.per_model_origin = Some(origin.clone());
             for (model, values) in models {
                 let options = layers.per_model.entry(model.clone()).or_default();
                 for (key, value) in values {
@@ -549,6 +571,20 @@ mod tests {
         assert_eq!(file.warnings[0], "config.json:1:3: unknown key `ttlSecond` is ignored; did you mean `ttlSeconds`?");
         assert!(file.warnings[1].contains("unknown key `enabled` is ignored"));
         assert!(file.warnings[2].contains("did you mean `contextLength`?"));
+    }
+
+    #[test]
+    fn an_entry_for_a_model_that_is_nearly_there_is_a_warning() {
+        let file = read(
+            "{\n \"perModel\": { \"qwen/qwen3-codr\": {}, \"gemma-3-4b-it\": {}, \"gpt@q4\": {}, \"elsewhere\": {}, \"llama-2\": {} } }",
+        );
+        let config = Config::from_layer(&file.unwrap().layer);
+        let known = ["qwen/qwen3-coder", "gemma-3-4b-it", "google/gemma-3-12b", "gpt", "llama-3", "llama-2"];
+        assert_eq!(
+            config.misspelt_models(known.into_iter()),
+            ["config.json:2: perModel: LM Studio has no `qwen/qwen3-codr`; did you mean `qwen/qwen3-coder`?"]
+        );
+        assert!(config.misspelt_models(std::iter::empty()).is_empty());
     }
 
     #[test]

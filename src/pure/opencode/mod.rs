@@ -4,7 +4,8 @@
 //! A [`source`] is read and checked ([`schema`]), a Markdown file's head by [`front_matter`].
 //! Of several sources together, [`provider`] tells an address and a key, [`address`] whether the
 //! user's token may go there, and [`roles`] which model is asked. [`plugin`] is the text that is
-//! installed into opencode, and [`no_model`] knows what opencode does without any.
+//! installed into opencode, [`no_model`] knows what opencode does without any, and [`ungated`] what
+//! should perhaps be gated and is not.
 
 pub mod address;
 pub mod front_matter;
@@ -14,3 +15,4 @@ pub mod provider;
 pub mod roles;
 pub mod schema;
 pub mod source;
+pub mod ungated;
