@@ -5,8 +5,8 @@
 //! exit code is not 0 if one came out otherwise. Nothing outside the temporary home is
 //! touched.
 //!
-//! `demo.svg` is a run in a pseudo-terminal of 100 columns, drawn with Python's `rich`
-//! (`Text.from_ansi`, `export_svg`, the web fonts taken out).
+//! `demo.svg` is the first four scenes of a run in a pseudo-terminal of 100 columns, drawn with
+//! Python's `rich` (`Text.from_ansi`, `export_svg`, the web fonts taken out).
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
@@ -58,18 +58,20 @@ const COLD: Scene = Scene {
     resident: &[QWEN],
 };
 
+/// What `--keep` proposes, one after the other.
+const TO_TRY: [&str; 3] = [
+    "lmswarm ensure google/gemma-3-12b --context-length 32768",
+    "lms unload qwen/qwen3-coder-30b",
+    "lmswarm run qwen/qwen3-coder-30b -- echo 'it is loaded, so this may start'",
+];
+
 const SCENES: [Scene; 6] = [
-    Scene { title: "A cold model: downloaded, not loaded", ..COLD },
+    Scene { title: "The model is not loaded: it is loaded now, and exit 0 says that it is ready", ..COLD },
     Scene {
-        title: "The same again: it is warm, so there is nothing to do and nothing to say",
+        title: "The same again: it is there, so there is nothing to do and nothing to say",
         says: "",
         loads: 0,
         lms: &[],
-        ..COLD
-    },
-    Scene {
-        title: "Somebody unloads it: the next call heals that",
-        before: Some("unload qwen/qwen3-coder-30b"),
         ..COLD
     },
     Scene {
@@ -77,6 +79,22 @@ const SCENES: [Scene; 6] = [
         args: "ensure google/gemma-3-12b",
         callers: 8,
         says: "waiting for",
+        resident: &[GEMMA, QWEN],
+        ..COLD
+    },
+    Scene {
+        title: "A misspelt key: a plain no, and no other model in its place",
+        args: "ensure qwen/qwen3-codr-30b",
+        exit: 4,
+        says: "did you mean `qwen/qwen3-coder-30b`?",
+        loads: 0,
+        lms: &[],
+        resident: &[GEMMA, QWEN],
+        ..COLD
+    },
+    Scene {
+        title: "Somebody unloads it: the next call heals that",
+        before: Some("unload qwen/qwen3-coder-30b"),
         resident: &[GEMMA, QWEN],
         ..COLD
     },
@@ -89,16 +107,6 @@ const SCENES: [Scene; 6] = [
         resident: &[SMALL, GEMMA, QWEN],
         ..COLD
     },
-    Scene {
-        title: "A misspelt key: a plain no, and no other model in its place",
-        args: "ensure qwen/qwen3-codr-30b",
-        exit: 4,
-        says: "did you mean `qwen/qwen3-coder-30b`?",
-        loads: 0,
-        lms: &[],
-        resident: &[SMALL, GEMMA, QWEN],
-        ..COLD
-    },
 ];
 
 fn main() -> Result<ExitCode> {
@@ -107,22 +115,19 @@ fn main() -> Result<ExitCode> {
         [flag] if flag == "--keep" => true,
         _ => bail!("usage: cargo run --example demo [-- --keep]"),
     };
-    let interrupts = interrupts()?;
+    let signals = signals()?;
     let programs = build()?;
     let machine = Machine::start(&programs)?;
-    println!("{}", paint("2", "# To type along: run this with `-- --keep`, and in a second terminal"));
-    for (name, value) in machine.environment() {
-        let rest = if name == "PATH" { ":$PATH" } else { "" };
-        println!("{}", paint("2", &format!("export {name}=\"{value}{rest}\"")));
-    }
     let started = Instant::now();
     let mut broken = 0;
     for (number, scene) in SCENES.iter().enumerate() {
-        if interrupts.try_recv().is_ok() {
-            return Ok(ExitCode::from(130));
-        }
         println!("\n{}", paint("1", &format!("{}. {}", number + 1, scene.title)));
-        if let Err(error) = machine.play(scene) {
+        let played = machine.play(scene);
+        // Ctrl-C reaches the callers as well, which end otherwise than promised.
+        if let Ok(signal) = signals.try_recv() {
+            return Ok(ExitCode::from(128 + signal));
+        }
+        if let Err(error) = played {
             broken += 1;
             println!("{} {error:#}", paint("1;31", "not as promised:"));
         }
@@ -130,18 +135,53 @@ fn main() -> Result<ExitCode> {
     let seconds = started.elapsed().as_secs_f32();
     println!("\n{} of {} scenes came out as promised, in {seconds:.1} s.", SCENES.len() - broken, SCENES.len());
     if keep {
-        println!("The simulator is still running; Ctrl-C ends it.");
-        let _ = interrupts.recv();
+        println!("\nThe simulator goes on until Ctrl-C. Paste this into a second terminal:\n");
+        for line in machine.aliases() {
+            println!("  {line}");
+        }
+        println!("\nand try:\n");
+        for line in TO_TRY {
+            println!("  {line}");
+        }
+        // Ctrl-C is how it is meant to end.
+        if let Ok(signal) = signals.recv()
+            && signal != 2
+        {
+            return Ok(ExitCode::from(128 + signal));
+        }
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Makes Ctrl-C an event instead of the end, so that the temporary home is removed.
-fn interrupts() -> Result<mpsc::Receiver<()>> {
+/// Makes signals events instead of the end, so that the temporary home is removed.
+fn signals() -> Result<mpsc::Receiver<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || while runtime.block_on(tokio::signal::ctrl_c()).is_ok() && sender.send(()).is_ok() {});
+    std::thread::spawn(move || while sender.send(runtime.block_on(next_signal())).is_ok() {});
     Ok(receiver)
+}
+
+/// The number of the next one. What cannot be watched ends the process, as ever.
+#[cfg(unix)]
+async fn next_signal() -> u8 {
+    use tokio::signal::unix::{SignalKind, signal};
+    let next = async |kind, number| match signal(kind) {
+        Ok(mut signals) => signals.recv().await.map_or(number, |()| number),
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        number = next(SignalKind::interrupt(), 2) => number,
+        number = next(SignalKind::terminate(), 15) => number,
+        number = next(SignalKind::hangup(), 1) => number,
+    }
+}
+
+#[cfg(not(unix))]
+async fn next_signal() -> u8 {
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => 2,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Where the programs are.
@@ -158,7 +198,13 @@ fn build() -> Result<Programs> {
     let profile = examples.parent().context("no folder above the examples")?;
     let target = profile.parent().context("no target folder")?;
     println!("{}", paint("2", "# Building lmswarm and the simulated LM Studio (the first time takes a minute)"));
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    // `cargo run` tells us about our own package. Build scripts that look at these variables (that
+    // of `ring`) would run again, and again behind the next cargo without them.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_us(name)) {
+        cargo.env_remove(name);
+    }
+    let status = cargo
         .args(["build", "--quiet", "--bin", "lmswarm", "--example", "simulator", "--example", "lms"])
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
         // The folder of the profile `dev` has another name.
@@ -174,6 +220,12 @@ fn build() -> Result<Programs> {
         lms: program(examples, "lms"),
         simulator: program(examples, "simulator"),
     })
+}
+
+/// Whether a variable is one that cargo sets for the package it runs, not one of the user's.
+fn is_about_us(name: &std::ffi::OsStr) -> bool {
+    const STARTS: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    name.to_str().is_some_and(|name| name == "OUT_DIR" || STARTS.iter().any(|start| name.starts_with(start)))
 }
 
 /// A temporary home with a simulated LM Studio.
@@ -222,6 +274,29 @@ impl Machine {
         ]
     }
 
+    /// Lines for a shell that make `lms` and `lmswarm` those of this home, and change nothing else
+    /// in its terminal.
+    #[cfg(unix)]
+    fn aliases(&self) -> Vec<String> {
+        let (home, url) = (self.home.path().display(), &self.base_url);
+        let clean = format!("env -i HOME={home} TERM=\"$TERM\" PATH=\"{home}/bin:$PATH\"");
+        vec![
+            format!("alias lms='{clean} {home}/bin/lms'"),
+            format!("alias lmswarm='{clean} LMSWARM_BASE_URL={url} {home}/bin/lmswarm'"),
+        ]
+    }
+
+    /// PowerShell has no such thing as a variable for one command.
+    #[cfg(not(unix))]
+    fn aliases(&self) -> Vec<String> {
+        let line = |(name, value): (&str, String)| match name {
+            "PATH" => format!("$env:PATH = \"{value};$env:PATH\""),
+            "HOME" => format!("$env:USERPROFILE = '{value}'"),
+            _ => format!("$env:{name} = '{value}'"),
+        };
+        self.environment().into_iter().map(line).collect()
+    }
+
     /// A program of the home's `bin`, with nothing else in its environment.
     fn command(&self, name: &str, args: &str) -> Command {
         let mut command = Command::new(self.home.path().join("bin").join(format!("{name}{EXE}")));
@@ -255,9 +330,7 @@ impl Machine {
 
         let exit = if scene.callers == 1 { "exit" } else { "each exits" };
         let counts = format!("loads: {loads}, lms processes: {}, requests: {requests}", lms.len());
-        let words =
-            format!("  {exit} {} after {} | {counts}\n  resident: {}", scene.exit, duration(time), resident.join(", "));
-        words.lines().for_each(|line| println!("{}", paint("36", line)));
+        println!("{}", paint("36", &format!("  {exit} {} after {} | {counts}", scene.exit, duration(time))));
 
         ensure!(exits.iter().all(|it| *it == Some(scene.exit)), "exit codes {exits:?}, not {}", scene.exit);
         ensure!(said.contains(scene.says), "its messages do not say {:?}", scene.says);
@@ -267,7 +340,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Runs all callers of a scene and shows what they say as they say it.
+    /// Runs all callers of a scene and shows what they say: one as it says it.
     fn run(&self, scene: &Scene) -> Result<(Vec<Option<i32>>, String, Duration)> {
         // On a terminal of their own they would use colour too.
         let color = if is_colored() { "--color=always" } else { "--color=never" };
@@ -282,13 +355,23 @@ impl Machine {
             callers.push(caller);
         }
         drop(sender);
-        let mut said = String::new();
+        // What several say is shown once, when all have said it.
+        let mut said: Vec<(String, usize)> = Vec::new();
         for line in lines {
-            println!("{line}");
-            said += &line;
+            if scene.callers == 1 {
+                println!("{line}");
+            }
+            match said.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, count)) => *count += 1,
+                None => said.push((line, 1)),
+            }
+        }
+        for (line, count) in said.iter().filter(|_| scene.callers > 1) {
+            let times = if *count > 1 { paint("2", &format!(" ({count} of them)")) } else { String::new() };
+            println!("{line}{times}");
         }
         let exits = callers.iter_mut().map(|it| Ok(it.wait()?.code())).collect::<Result<_>>()?;
-        Ok((exits, said, started.elapsed()))
+        Ok((exits, said.into_iter().map(|(line, _)| line).collect(), started.elapsed()))
     }
 
     /// What the simulator recorded so far.

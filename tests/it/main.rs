@@ -18,6 +18,8 @@ mod config;
 mod cooldown;
 mod copies;
 #[cfg(unix)]
+mod demo;
+#[cfg(unix)]
 mod desk;
 mod download;
 mod drift;

@@ -101,7 +101,7 @@ fn schema() -> &'static jsonschema::Validator {
 }
 
 /// The example programs stand beside the test's own.
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_lmswarm"))
         .parent()
         .expect("the binary is in a folder")
