@@ -5,6 +5,7 @@ mod mistakes;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, Resettable, TypedValueParser};
@@ -35,7 +36,11 @@ pub(crate) struct Cli {
 /// # Errors
 /// The help, the version, or what is wrong.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    Cli::try_parse().map_err(|mut error| {
+    // Most calls are right, and need no word of help.
+    ONLY_TYPED.store(true, Ordering::Relaxed);
+    let parsed = try_parse();
+    ONLY_TYPED.store(false, Ordering::Relaxed);
+    parsed.or_else(|_| try_parse()).map_err(|mut error| {
         let commands: Vec<String> = Cli::command().get_subcommands().map(|it| it.get_name().to_owned()).collect();
         let tip = mistakes::tip(&error, &argv(), &commands);
         let wild = |(kind, value): (ContextKind, &ContextValue)| match value {
@@ -53,6 +58,20 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
         }
         error
     })
+}
+
+/// Whether options that are not on the command line are left out while it is read: to build all
+/// of them would be a tenth of a warm call. Help, tips and completions need them.
+static ONLY_TYPED: AtomicBool = AtomicBool::new(false);
+
+fn try_parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed =
+        matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| error.format(&mut command));
+    // To take it apart costs more than to read the command line, and the process ends soon.
+    std::mem::forget(command);
+    parsed
 }
 
 /// The command line as it was typed, program included. What is no text in it is only shown.
@@ -284,12 +303,24 @@ pub(crate) struct OptionFlags(pub Layer);
 
 impl Args for OptionFlags {
     fn augment_args(command: Command) -> Command {
-        OPTIONS.iter().filter(|spec| !spec.is_for_file_alone()).fold(command, |command, spec| command.arg(flag(spec)))
+        let typed: Option<Vec<OsString>> = ONLY_TYPED.load(Ordering::Relaxed).then(|| std::env::args_os().collect());
+        let is_typed = |spec: &Spec| match &typed {
+            Some(words) => words.iter().any(|word| may_be(word, spec)),
+            None => true,
+        };
+        let specs = OPTIONS.iter().filter(|spec| !spec.is_for_file_alone() && is_typed(spec));
+        specs.fold(command, |command, spec| command.arg(flag(spec)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// Whether a word of the command line may be the flag of an option.
+fn may_be(word: &OsStr, spec: &Spec) -> bool {
+    let Some(name) = word.as_encoded_bytes().strip_prefix(b"--") else { return false };
+    [Some(spec.flag), spec.alias].into_iter().flatten().any(|flag| name.starts_with(flag.as_bytes()))
 }
 
 fn flag(spec: &'static Spec) -> Arg {
@@ -341,7 +372,8 @@ impl FromArgMatches for OptionFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut layer = Layer::default();
         for spec in OPTIONS.iter().filter(|spec| !spec.is_for_file_alone()) {
-            let Some(values) = matches.get_many::<Value>(spec.key) else { continue };
+            // One that was not typed may not be known.
+            let Ok(Some(values)) = matches.try_get_many::<Value>(spec.key) else { continue };
             // A list may be given in pieces; of anything else clap allows one.
             let value = values.cloned().reduce(|left, right| match (left, right) {
                 (Value::List(mut items), Value::List(more)) => {

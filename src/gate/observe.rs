@@ -14,7 +14,7 @@ use crate::sys::state::{CachedVerdict, Store};
 /// How long a verdict of `lms ps` is reused unless configured: it takes 300 ms to get.
 const SLOW_SOURCE_CACHE: Duration = Duration::from_secs(30);
 /// A warm call is over by then; a longer one must be able to end in good order.
-const WARM: Duration = Duration::from_millis(50);
+const WARM: Duration = Duration::from_millis(250);
 
 impl Gate<'_> {
     /// Asks once. Until a warm call would be over, a signal ends the process the default way:
