@@ -10,13 +10,12 @@ use crate::warm;
 
 /// The steps in their order, and how the log tells of each. What lies before the arguments
 /// (the loader, the runtime of Rust) and after the report is not in it.
-const STEPS: [(&str, &str); 7] = [
+const STEPS: [(&str, &str); 6] = [
     ("parse the arguments", " arguments="),
     ("read the configuration", " configuration="),
     ("resolve the words", " resolve: "),
     ("make the client", " client: "),
-    ("probe, and wait for the answers", " probe: lmswarm::gate: "),
-    ("  of it: read the answers", " probe:read: "),
+    ("probe: wait for the answers, and read them", " probe: lmswarm::gate: "),
     ("report", " report: "),
 ];
 
@@ -24,10 +23,10 @@ const STEPS: [(&str, &str); 7] = [
 pub(crate) fn measure(rounds: usize) {
     let machine = warm::machine(30, json!({}));
     let logs: Vec<String> = (0..rounds).map(|_| machine.run(&["ensure", LLAMA, "-vv"]).expect(0).stderr).collect();
-    println!("\nsteps of a warm `ensure KEY` (from `-vv`)   median");
+    println!("\nsteps of a warm `ensure KEY` (from `-vv`)     median");
     for (name, mark) in STEPS {
         let times: Vec<Duration> = logs.iter().map(|log| time(log, mark)).collect();
-        println!("{name:40}  {:>5.2} ms", ms(median(&times)));
+        println!("{name:42}  {:>5.2} ms", ms(median(&times)));
     }
 }
 

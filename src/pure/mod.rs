@@ -9,6 +9,7 @@ pub mod eviction;
 pub mod fnv;
 pub mod http;
 pub mod json;
+pub mod json_list;
 pub mod jsonc;
 pub mod lmstudio;
 pub mod load;

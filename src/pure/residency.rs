@@ -91,7 +91,8 @@ pub struct Snapshot {
     pub source: Source,
     /// Every instance.
     pub instances: Vec<Instance>,
-    /// Every downloaded model, if the source lists them all.
+    /// Every downloaded model, if the source lists them all; of more than 10,000 some, and those
+    /// that the call asks for.
     pub downloaded: Option<Vec<Downloaded>>,
 }
 
@@ -108,6 +109,8 @@ pub enum Reading {
     Unauthorized,
     /// Something answered, but with none of the lists; holds what was said, for a message.
     OtherProgram(String),
+    /// A list that is longer than is read; says which. To ask again changes nothing.
+    TooLarge(String),
     /// No usable answer at all; says what happened.
     Unclear(String),
 }

@@ -12,35 +12,69 @@ use serde_json::Value as Json;
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::{Answer, Reply};
+use crate::pure::lmstudio::rest::{Received, V0List, V1List};
 use crate::pure::text::{duration, excerpt};
 
-/// Most that is read of one answer. A list of a thousand models is about 1 MiB.
+/// Most that is kept of one answer: far more than any management request is answered with.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// What is kept of one that is read as it comes in, to tell what it was if not what was expected.
+const HEAD_BYTES: usize = 4096;
+
+/// Takes a body piece by piece; whether it wants more.
+type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> bool + Send);
 
 /// An API token. It has no `Debug` that shows it, and goes into one header only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token {
+    text: String,
+    /// As it is, and as JSON may have it.
+    spellings: Vec<String>,
+}
 
 impl Token {
     /// Takes the value of the variable; `None` when it cannot stand in a header.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        let is_token = !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic());
-        is_token.then(|| Self(text.to_owned()))
+        if text.is_empty() || !text.bytes().all(|it| it.is_ascii_graphic()) {
+            return None;
+        }
+        let escaped = Json::String(text.to_owned()).to_string();
+        let escaped = escaped[1..escaped.len() - 1].to_owned();
+        let mut spellings = vec![text.to_owned(), escaped.replace('/', "\\/"), escaped];
+        spellings.sort();
+        spellings.dedup();
+        Some(Self { text: text.to_owned(), spellings })
     }
 
     /// What a server says without the token: some repeat what they were sent, and it may be
     /// shown, logged or kept.
     fn hidden_in<'a>(&self, said: &'a str) -> Cow<'a, str> {
-        // As it is, and as JSON may have it.
-        let escaped = Json::String(self.0.clone()).to_string();
-        let escaped = escaped[1..escaped.len() - 1].to_owned();
-        let mut spellings = vec![self.0.clone(), escaped.replace('/', "\\/"), escaped];
-        spellings.sort();
-        spellings.dedup();
-        spellings.iter().fold(Cow::Borrowed(said), |said, it| {
+        self.spellings.iter().fold(Cow::Borrowed(said), |said, it| {
             if said.contains(it) { Cow::Owned(said.replace(it, "…")) } else { said }
         })
+    }
+
+    /// The same of what comes in pieces: takes out what can be passed on, and leaves what may
+    /// be the beginning of the token.
+    fn pass(&self, text: &mut Vec<u8>) -> Vec<u8> {
+        let mut passed = Vec::with_capacity(text.len());
+        let mut at = 0;
+        while let Some((place, it)) = self.first_in(&text[at..]) {
+            passed.extend_from_slice(&text[at..at + place]);
+            passed.extend_from_slice("…".as_bytes());
+            at += place + it.len();
+        }
+        let longest = self.spellings.iter().map(String::len).max().unwrap_or(1);
+        let end = at.max((text.len() + 1).saturating_sub(longest));
+        passed.extend_from_slice(&text[at..end]);
+        text.drain(..end);
+        passed
+    }
+
+    fn first_in(&self, text: &[u8]) -> Option<(usize, &str)> {
+        let places = self.spellings.iter().filter_map(|it| Some((memchr::memmem::find(text, it.as_bytes())?, &**it)));
+        // Of two at one place the longer: one may begin as the other does.
+        places.min_by_key(|(place, it)| (*place, usize::MAX - it.len()))
     }
 }
 
@@ -93,30 +127,51 @@ impl Server {
         self.token.is_some()
     }
 
-    /// One round: `GET /api/v1/models` and `GET /api/v0/models`, side by side.
-    pub async fn lists(&self) -> (Reply, Reply) {
-        tokio::join!(self.get("api/v1/models"), self.get("api/v0/models"))
+    /// One round: `GET /api/v1/models` and `GET /api/v0/models`, side by side. The models that
+    /// are `requested` are found however long the lists are.
+    pub async fn lists<'a>(
+        &self,
+        requested: impl IntoIterator<Item = &'a str>,
+    ) -> (Received<V1List>, Received<V0List>) {
+        let (mut v1, mut v0) = (V1List::new(requested), V0List::default());
+        let (mut feed_v1, mut feed_v0) = (|piece: &[u8]| v1.feed(piece), |piece: &[u8]| v0.feed(piece));
+        let (reply_v1, reply_v0) =
+            tokio::join!(self.stream("api/v1/models", &mut feed_v1), self.stream("api/v0/models", &mut feed_v0));
+        (Received { reply: reply_v1, list: v1 }, Received { reply: reply_v0, list: v0 })
     }
 
     /// `GET` of a path below the root, within the probe's time.
     pub async fn get(&self, path: &str) -> Reply {
-        self.send(Method::GET, path, None, self.probe_timeout).await
+        self.send(Method::GET, path, None, self.probe_timeout, None).await
+    }
+
+    /// The same, where the body may be long: `sink` gets it piece by piece, and says whether it
+    /// wants more. Only the beginning is in the answer.
+    async fn stream(&self, path: &str, sink: Sink<'_>) -> Reply {
+        self.send(Method::GET, path, None, self.probe_timeout, Some(sink)).await
     }
 
     /// `POST` of a JSON body, within `limit`.
     pub async fn post(&self, path: &str, body: &Json, limit: Duration) -> Reply {
-        self.send(Method::POST, path, Some(body), limit).await
+        self.send(Method::POST, path, Some(body), limit, None).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Json>, limit: Duration) -> Reply {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Json>,
+        limit: Duration,
+        sink: Option<Sink<'_>>,
+    ) -> Reply {
         let mut request = self.client.request(method.clone(), self.base.endpoint(path));
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
         if let Some(token) = &self.token {
-            request = request.bearer_auth(&token.0);
+            request = request.bearer_auth(&token.text);
         }
-        let reply = match tokio::time::timeout(limit, receive(request, self.token.as_ref())).await {
+        let reply = match tokio::time::timeout(limit, receive(request, self.token.as_ref(), sink)).await {
             Ok(Ok(answer)) => Reply::Answer(answer),
             Ok(Err(error)) if is_refused(&error) => Reply::Refused,
             Ok(Err(error)) if error.is_connect() && !is_exhausted(&error) => {
@@ -146,7 +201,11 @@ pub async fn greets(server: &Server) -> bool {
     }
 }
 
-async fn receive(request: RequestBuilder, token: Option<&Token>) -> reqwest::Result<Answer> {
+async fn receive(
+    request: RequestBuilder,
+    token: Option<&Token>,
+    mut sink: Option<Sink<'_>>,
+) -> reqwest::Result<Answer> {
     let mut response = request.send().await?;
     let header = |name: &str| {
         let said = response.headers().get(name)?.to_str().ok()?;
@@ -154,15 +213,28 @@ async fn receive(request: RequestBuilder, token: Option<&Token>) -> reqwest::Res
     };
     let signature: Vec<String> = ["server", "content-type"].into_iter().filter_map(header).collect();
     let status = response.status().as_u16();
+    let most = if sink.is_some() { HEAD_BYTES } else { MOST_BYTES };
     let mut body = Vec::new();
+    let mut held_back = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        let room = MOST_BYTES - body.len();
-        if chunk.len() > room {
-            // Cut off, it cannot be read as a list, which is what is wanted of a flood.
-            body.extend_from_slice(&chunk[..room]);
+        body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]);
+        let goes_on = match (&mut sink, token) {
+            // Cut off, it cannot be read, which is what is wanted of a flood.
+            (None, _) => body.len() < most,
+            (Some(sink), None) => sink(&chunk),
+            (Some(sink), Some(token)) => {
+                held_back.extend_from_slice(&chunk);
+                sink(&token.pass(&mut held_back))
+            }
+        };
+        if !goes_on {
             break;
         }
-        body.extend_from_slice(&chunk);
+    }
+    if let Some(sink) = sink
+        && !held_back.is_empty()
+    {
+        sink(&held_back);
     }
     if let Some(token) = token
         && let Cow::Owned(said) = token.hidden_in(&String::from_utf8_lossy(&body))
@@ -246,4 +318,26 @@ fn tls_config(base: &BaseUrl) -> anyhow::Result<rustls::ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_token_is_hidden_wherever_it_is_cut_into_pieces(said in r"(abab/c|a|b|ab|/c|\\/|x){0,12}", size in 1..9_usize) {
+            let token = Token::new("abab/c").unwrap();
+            let (mut held_back, mut passed) = (Vec::new(), Vec::new());
+            for piece in said.as_bytes().chunks(size) {
+                held_back.extend_from_slice(piece);
+                passed.extend(token.pass(&mut held_back));
+            }
+            passed.extend(held_back);
+            let passed = String::from_utf8(passed).unwrap();
+            prop_assert!(!token.spellings.iter().any(|it| passed.contains(it)), "{}", passed);
+            prop_assert_eq!(passed, said.replace("abab\\/c", "…").replace("abab/c", "…"));
+        }
+    }
 }

@@ -18,7 +18,9 @@ use lmswarm::pure::lmstudio::lms_output::{
     decode, error_sentence, last_percent, load_problem, loaded_identifier, parse_estimate, parse_ls, parse_ps,
 };
 use lmswarm::pure::lmstudio::load_args::{Placement, load_args, matches_fuzzily};
-use lmswarm::pure::lmstudio::rest::{ManagementReply, is_greeting, read_lists, read_management_reply};
+use lmswarm::pure::lmstudio::rest::{
+    ManagementReply, Received, V0List, V1List, is_greeting, read_lists, read_management_reply,
+};
 use lmswarm::pure::load::LoadOptions;
 use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
@@ -143,8 +145,18 @@ pub fn rest(bytes: &[u8]) {
     }
 }
 
+/// The two lists, each in pieces of a size that depends on it; `None` did not answer in time.
+fn read_bodies(status: u16, v1: Option<&[u8]>, v0: Option<&[u8]>) -> Reading {
+    let (mut first, mut second) = (V1List::new(["a", "a@b"]), V0List::default());
+    let pieces = |body: &[u8]| body.len() % 7 + 1;
+    let _ = v1.is_some_and(|body| body.chunks(pieces(body)).all(|piece| first.feed(piece)));
+    let _ = v0.is_some_and(|body| body.chunks(pieces(body)).all(|piece| second.feed(piece)));
+    let reply = |body: Option<&[u8]>| body.map_or(Reply::TimedOut, |body| answer(status, body));
+    read_lists(Received { reply: reply(v1), list: first }, Received { reply: reply(v0), list: second })
+}
+
 fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
-    let snapshot = match read_lists(&answer(status, v1), &answer(status, v0)) {
+    let snapshot = match read_bodies(status, Some(v1), Some(v0)) {
         Reading::Seen(snapshot) => snapshot,
         Reading::OtherProgram(why) | Reading::Unclear(why) => return assert_message(&why),
         Reading::Unauthorized => return assert_eq!(status, 401),
@@ -154,7 +166,7 @@ fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
     let is_json = |body: &[u8]| serde_json::from_str::<serde::de::IgnoredAny>(&body_text(body)).is_ok();
     assert!(is_json(v1) || is_json(v0), "seen in garbage: {snapshot:?}");
     if let Some(cut) = v1.trim_ascii_end().len().checked_sub(1) {
-        let reading = read_lists(&answer(status, &v1[..cut]), &Reply::TimedOut);
+        let reading = read_bodies(status, Some(&v1[..cut]), None);
         assert!(!matches!(reading, Reading::Seen(_)), "seen in a part");
     }
     // What was seen stands there; and nothing was seen only where nothing stands.
@@ -164,7 +176,7 @@ fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
         assert!(models.is_some() || states.is_some(), "seen without a list: {snapshot:?}");
         let is_v1 = snapshot.source == Teller::RestV1;
         // A list with one entry that cannot be read is none.
-        let has_v0 = matches!(read_lists(&Reply::TimedOut, &answer(status, v0)), Reading::Seen(_));
+        let has_v0 = matches!(read_bodies(status, None, Some(v0)), Reading::Seen(_));
         let resident = |list: &Json| list["loaded_instances"].as_array().cloned().unwrap_or_default();
         let of_v1 = models.filter(|_| is_v1).into_iter().flatten().flat_map(resident).map(|it| it["id"].clone());
         let is_there = |it: &&Json| match it["state"].as_str() {

@@ -13,7 +13,7 @@ use crate::pure::lmstudio::lms_output::{
     LoadProblem, decode, error_sentence, is_identifier_taken, is_load_cancelled, load_problem, loaded_identifier,
 };
 use crate::pure::lmstudio::load_args::{Placement, estimate_args, load_args, matches_fuzzily};
-use crate::pure::lmstudio::rest::{ManagementReply, read_management_reply};
+use crate::pure::lmstudio::rest::{MOST_MODELS, ManagementReply, read_management_reply};
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Location, find_downloaded};
@@ -60,7 +60,11 @@ impl LmStudio<'_> {
         found: &Downloaded,
         models: &[Downloaded],
     ) -> Result<(Placement, Option<String>), Failure> {
-        let is_risky = || models.iter().any(|it| it.key != found.key && matches_fuzzily(&request.key, &it.key));
+        let is_risky = || {
+            let is_similar = |it: &Downloaded| it.key != found.key && matches_fuzzily(&request.key, &it.key);
+            // Of a longer list not every model is kept.
+            models.len() >= MOST_MODELS || models.iter().any(is_similar)
+        };
         match (self.context.config.device, found.location) {
             (Device::Preferred, _) | (_, Location::Linked) => return Ok((Placement::Any, None)),
             (Device::LocalFirst, Location::Here) => return Ok((Placement::Local, None)),

@@ -18,8 +18,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(60);
 impl LmStudio<'_> {
     /// `GET /api/v1/models` and `GET /api/v0/models`, side by side.
     pub(crate) async fn read(&self) -> Reading {
-        let (v1, v0) = self.context.server.lists().await;
-        tracing::trace_span!("read").in_scope(|| read_lists(&v1, &v0))
+        let requested = self.context.requests.iter().map(|it| it.key.as_str());
+        let (v1, v0) = self.context.server.lists(requested).await;
+        read_lists(v1, v0)
     }
 
     pub(crate) async fn observe(
@@ -62,7 +63,7 @@ impl LmStudio<'_> {
                 self.observe_through_lms(self.token_missing(), cached).await
             }
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
-            Reading::Unclear(why) => Ok(Observation::Blocked(context.unknown(&why))),
+            Reading::Unclear(why) | Reading::TooLarge(why) => Ok(Observation::Blocked(context.unknown(&why))),
         }
     }
 

@@ -4,33 +4,128 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::pure::http::{Answer, Reply, describe};
 use crate::pure::json::Object;
+use crate::pure::json_list::{Cursor, End, JsonList, LARGEST, Stop, Value};
 use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Snapshot, Source};
 use crate::pure::text::excerpt;
 
-/// Puts the answers of `GET /api/v1/models` and `GET /api/v0/models` together.
-pub fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
-    let texts = [v1, v0].map(|reply| answer(reply).map(|it| text(&it.body)));
-    let list_v1 = texts[0].as_deref().and_then(parse_v1);
-    let list_v0 = texts[1].as_deref().and_then(parse_v0);
-    match (list_v1, list_v0) {
-        (Some(mut snapshot), Some(states)) => {
-            confirm(&mut snapshot, &states);
-            Reading::Seen(snapshot)
+/// Most models that are kept of a list besides those that are asked for; only suggestions come
+/// from the others.
+pub const MOST_MODELS: usize = 10_000;
+/// Most instances of a list.
+const MOST_INSTANCES: usize = 1000;
+
+/// The list of `GET /api/v1/models`, as it comes in: models, each with `key` and
+/// `loaded_instances`. What else is missing or mistyped is merely not told.
+#[derive(Debug)]
+pub struct V1List {
+    list: JsonList,
+    requested: Vec<String>,
+    /// Whether a variant may be among those.
+    has_variant: bool,
+    instances: Vec<Instance>,
+    downloaded: Vec<Downloaded>,
+}
+
+impl V1List {
+    /// Expects the list; the models that are `requested` are found in it however long it is.
+    pub fn new<'a>(requested: impl IntoIterator<Item = &'a str>) -> Self {
+        let requested: Vec<String> = requested.into_iter().map(str::to_owned).collect();
+        Self {
+            list: JsonList::new("models"),
+            // `KEY@q8_0`; to look into those of every model costs more than all else of it.
+            has_variant: requested.iter().any(|key| key.contains('@')),
+            requested,
+            instances: Vec::new(),
+            downloaded: Vec::new(),
         }
-        (Some(snapshot), None) if has_no_v0(v0) => Reading::Seen(snapshot),
-        // It has one and did not tell: what is listed may still be loading.
-        (Some(mut snapshot), None) => {
-            confirm(&mut snapshot, &[]);
-            Reading::Seen(snapshot)
-        }
-        (None, Some(entries)) => Reading::Seen(snapshot_of_v0(&entries)),
-        (None, None) => read_neither(v1, v0),
     }
+
+    /// Takes the next piece of the body; whether more of it is wanted.
+    pub fn feed(&mut self, piece: &[u8]) -> bool {
+        let Self { list, requested, has_variant, instances, downloaded } = self;
+        list.feed(piece, &mut |cursor| {
+            let model = V1Model::read(cursor)?;
+            let key = model.key.text()?;
+            for Object(instance) in model.loaded()? {
+                if instances.len() == MOST_INSTANCES {
+                    return Err(Stop::TooLarge);
+                }
+                instances.push(model.instance(&key, instance));
+            }
+            let variants = if *has_variant { model.variants(requested) } else { Vec::new() };
+            if downloaded.len() < MOST_MODELS || !variants.is_empty() || requested.contains(&key) {
+                downloaded.push(model.downloaded(key, variants));
+            }
+            Ok(())
+        });
+        !list.is_given_up()
+    }
+}
+
+/// The list of `GET /api/v0/models`, as it comes in: entries, each with `id` and `state`. Of
+/// what is not loaded nothing is kept.
+#[derive(Debug)]
+pub struct V0List {
+    list: JsonList,
+    models: Vec<V0Model>,
+}
+
+impl Default for V0List {
+    fn default() -> Self {
+        Self { list: JsonList::new("data"), models: Vec::new() }
+    }
+}
+
+impl V0List {
+    /// Takes the next piece of the body; whether more of it is wanted.
+    pub fn feed(&mut self, piece: &[u8]) -> bool {
+        let Self { list, models } = self;
+        list.feed(piece, &mut |cursor| {
+            if let Some(model) = V0Model::read(cursor)? {
+                if models.len() == MOST_INSTANCES {
+                    return Err(Stop::TooLarge);
+                }
+                models.push(model);
+            }
+            Ok(())
+        });
+        !list.is_given_up()
+    }
+}
+
+/// What a request for a list came to: the reply without its body, of which only the beginning is
+/// there, and what was read of that.
+#[derive(Debug)]
+pub struct Received<List> {
+    /// The reply.
+    pub reply: Reply,
+    /// The list.
+    pub list: List,
+}
+
+/// Puts the answers of `GET /api/v1/models` and `GET /api/v0/models` together.
+pub fn read_lists(v1: Received<V1List>, v0: Received<V0List>) -> Reading {
+    let ends = [v1.list.list.end(), v0.list.list.end()];
+    if ends.contains(&End::TooLarge) {
+        return Reading::TooLarge(format!("its list of models is too large (over {LARGEST})"));
+    }
+    let [has_v1, has_v0] = ends.map(|end| end == End::Whole);
+    let V1List { instances, downloaded, .. } = v1.list;
+    let mut snapshot = Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded) };
+    match (has_v1, has_v0) {
+        (true, true) => confirm(&mut snapshot, v0.list.models),
+        (true, false) if has_no_v0(&v0.reply) => {}
+        // It has one and did not tell: what is listed may still be loading.
+        (true, false) => confirm(&mut snapshot, Vec::new()),
+        (false, true) => snapshot = snapshot_of_v0(v0.list.models),
+        (false, false) => return read_neither(&v1.reply, &v0.reply),
+    }
+    Reading::Seen(snapshot)
 }
 
 /// Whether that server has no `/api/v0`, or keeps it from us for good.
@@ -95,23 +190,69 @@ fn is_token_error(answer: &Answer) -> bool {
         && serde_json::from_str::<Json>(&text(&answer.body)).is_ok_and(|it| it["error"]["code"] == "invalid_api_key")
 }
 
-#[derive(Deserialize)]
-struct V1List<'a> {
-    #[serde(borrow)]
-    models: Vec<Object<V1Model<'a>>>,
+/// A model as the list has it, not decoded yet.
+struct V1Model<'a> {
+    key: Value<'a>,
+    loaded_instances: Value<'a>,
+    max_context_length: Option<u64>,
+    size_bytes: Option<u64>,
+    variants: Option<Value<'a>>,
 }
 
-#[derive(Deserialize)]
-struct V1Model<'a> {
-    #[serde(borrow)]
-    key: Cow<'a, str>,
-    loaded_instances: Vec<Object<V1Instance>>,
-    #[serde(default, deserialize_with = "lenient_number")]
-    max_context_length: Option<u64>,
-    #[serde(default, deserialize_with = "lenient_number")]
-    size_bytes: Option<u64>,
-    #[serde(default, deserialize_with = "lenient_texts")]
-    variants: Vec<String>,
+impl<'a> V1Model<'a> {
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Stop> {
+        let (mut key, mut loaded_instances, mut variants) = (None, None, None);
+        let (mut max_context_length, mut size_bytes) = (None, None);
+        cursor.object(|name, value| match name {
+            b"key" => key = Some(value),
+            b"loaded_instances" => loaded_instances = Some(value),
+            b"max_context_length" => max_context_length = value.number(),
+            b"size_bytes" => size_bytes = value.number(),
+            b"variants" => variants = Some(value),
+            _ => {}
+        })?;
+        let (Some(key), Some(loaded_instances)) = (key, loaded_instances) else { return Err(Stop::Malformed) };
+        Ok(Self { key, loaded_instances, max_context_length, size_bytes, variants })
+    }
+
+    fn loaded(&self) -> Result<Vec<Object<V1Instance>>, Stop> {
+        if self.loaded_instances.is_empty_list() { Ok(Vec::new()) } else { self.loaded_instances.decode() }
+    }
+
+    /// Those of its variants that are requested: nothing else is asked of them.
+    fn variants(&self, requested: &[String]) -> Vec<String> {
+        let Some(Ok(Json::Array(items))) = self.variants.map(Value::decode) else { return Vec::new() };
+        let texts = items.into_iter().filter_map(|item| match item {
+            Json::String(text) => Some(text),
+            _ => None,
+        });
+        texts.filter(|text| requested.contains(text)).collect()
+    }
+
+    fn instance(&self, key: &str, V1Instance { id, config }: V1Instance) -> Instance {
+        Instance {
+            identifier: id,
+            model_key: Some(key.to_owned()),
+            readiness: Readiness::Unreported,
+            context_length: config.get("context_length").and_then(Json::as_u64),
+            max_context_length: self.max_context_length,
+            parallel: config.get("parallel").and_then(Json::as_u64),
+            device: None,
+            busy: None,
+            last_used: None,
+            size_bytes: self.size_bytes,
+        }
+    }
+
+    fn downloaded(&self, key: String, variants: Vec<String>) -> Downloaded {
+        Downloaded {
+            key,
+            variants,
+            max_context_length: self.max_context_length,
+            size_bytes: self.size_bytes,
+            location: Location::Unreported,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -121,64 +262,52 @@ struct V1Instance {
     config: Json,
 }
 
-/// `None` unless the body is the list: an object with `models`, each with `key` and
-/// `loaded_instances`. What else is missing or mistyped is merely not told.
-fn parse_v1(text: &str) -> Option<Snapshot> {
-    let Object(list): Object<V1List<'_>> = serde_json::from_str(text).ok()?;
-    let mut instances = Vec::new();
-    let mut downloaded = Vec::with_capacity(list.models.len());
-    for Object(model) in list.models {
-        for Object(instance) in model.loaded_instances {
-            instances.push(Instance {
-                identifier: instance.id,
-                model_key: Some(model.key.to_string()),
-                readiness: Readiness::Unreported,
-                context_length: instance.config.get("context_length").and_then(Json::as_u64),
-                max_context_length: model.max_context_length,
-                parallel: instance.config.get("parallel").and_then(Json::as_u64),
-                device: None,
-                busy: None,
-                last_used: None,
-                size_bytes: model.size_bytes,
-            });
-        }
-        downloaded.push(Downloaded {
-            key: model.key.into_owned(),
-            variants: model.variants,
-            max_context_length: model.max_context_length,
-            size_bytes: model.size_bytes,
-            location: Location::Unreported,
-        });
-    }
-    Some(Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded) })
-}
-
-#[derive(Deserialize)]
-struct V0List<'a> {
-    #[serde(borrow)]
-    data: Vec<Object<V0Model<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct V0Model<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow)]
-    state: Cow<'a, str>,
-    #[serde(default, deserialize_with = "lenient_number")]
+/// An entry that may be loaded.
+#[derive(Debug)]
+struct V0Model {
+    id: String,
+    state: String,
     loaded_context_length: Option<u64>,
-    #[serde(default, deserialize_with = "lenient_number")]
     max_context_length: Option<u64>,
 }
 
-/// `None` unless the body is the list: `data`, each with `id` and `state`.
-fn parse_v0(text: &str) -> Option<Vec<V0Model<'_>>> {
-    let Object(list): Object<V0List<'_>> = serde_json::from_str(text).ok()?;
-    Some(list.data.into_iter().map(|Object(model)| model).collect())
+impl V0Model {
+    /// `None` if it is not loaded.
+    fn read(cursor: &mut Cursor<'_>) -> Result<Option<Self>, Stop> {
+        let (mut id, mut state) = (None, None);
+        let (mut loaded_context_length, mut max_context_length) = (None, None);
+        cursor.object(|name, value| match name {
+            b"id" => id = Some(value),
+            b"state" => state = Some(value),
+            b"loaded_context_length" => loaded_context_length = value.number(),
+            b"max_context_length" => max_context_length = value.number(),
+            _ => {}
+        })?;
+        let (Some(id), Some(state)) = (id, state) else { return Err(Stop::Malformed) };
+        if id.is_text() && state.is_plainly("not-loaded") {
+            return Ok(None);
+        }
+        Ok(Some(Self { id: id.text()?, state: state.text()?, loaded_context_length, max_context_length }))
+    }
+
+    fn instance(self, readiness: Readiness) -> Instance {
+        Instance {
+            identifier: self.id,
+            model_key: None,
+            readiness,
+            context_length: self.loaded_context_length,
+            max_context_length: self.max_context_length,
+            parallel: None,
+            device: None,
+            busy: None,
+            last_used: None,
+            size_bytes: None,
+        }
+    }
 }
 
 /// Only v0 tells whether an instance is ready, so it has a say in each one of v1.
-fn confirm(snapshot: &mut Snapshot, states: &[V0Model<'_>]) {
+fn confirm(snapshot: &mut Snapshot, states: Vec<V0Model>) {
     for instance in &mut snapshot.instances {
         let state = states.iter().find(|it| it.id == instance.identifier).map(|it| &*it.state);
         instance.readiness = match state {
@@ -196,39 +325,25 @@ fn confirm(snapshot: &mut Snapshot, states: &[V0Model<'_>]) {
             "loaded" => Readiness::Contradicted,
             _ => continue,
         };
-        snapshot.instances.push(instance_of_v0(model, readiness));
+        snapshot.instances.push(model.instance(readiness));
     }
 }
 
 /// A server without `/api/v1`. The list holds all downloaded models or only the loaded
 /// ones, depending on a setting, so it does not tell what is downloaded.
-fn snapshot_of_v0(entries: &[V0Model<'_>]) -> Snapshot {
-    let instances = entries
-        .iter()
-        .filter_map(|model| match &*model.state {
-            "loaded" => Some(instance_of_v0(model, Readiness::Ready)),
-            "loading" => Some(instance_of_v0(model, Readiness::Loading)),
-            "not-loaded" => None,
+fn snapshot_of_v0(entries: Vec<V0Model>) -> Snapshot {
+    let instance = |model: V0Model| {
+        let readiness = match &*model.state {
+            "loaded" => Readiness::Ready,
+            "loading" => Readiness::Loading,
+            "not-loaded" => return None,
             // There is no other list to say whether it is resident.
-            _ => Some(instance_of_v0(model, Readiness::Contradicted)),
-        })
-        .collect();
+            _ => Readiness::Contradicted,
+        };
+        Some(model.instance(readiness))
+    };
+    let instances = entries.into_iter().filter_map(instance).collect();
     Snapshot { source: Source::RestV0, instances, downloaded: None }
-}
-
-fn instance_of_v0(model: &V0Model<'_>, readiness: Readiness) -> Instance {
-    Instance {
-        identifier: model.id.to_string(),
-        model_key: None,
-        readiness,
-        context_length: model.loaded_context_length,
-        max_context_length: model.max_context_length,
-        parallel: None,
-        device: None,
-        busy: None,
-        last_used: None,
-        size_bytes: None,
-    }
 }
 
 /// Whether an answer to `GET /lmstudio-greeting` is LM Studio's.
@@ -288,24 +403,6 @@ fn text(body: &[u8]) -> Cow<'_, str> {
     str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed)
 }
 
-/// A number, or nothing where there is something else: no reason to distrust the rest.
-fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(Json::deserialize(deserializer)?.as_u64())
-}
-
-fn lenient_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(match Json::deserialize(deserializer)? {
-        Json::Array(items) => items
-            .into_iter()
-            .filter_map(|it| match it {
-                Json::String(text) => Some(text),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +414,17 @@ mod tests {
     const V0: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v0-models.jit-on.json");
     const OLD: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/api-v1-models.old-version.json");
     const MISSING: &[u8] = include_bytes!("../../../tests/fixtures/lmstudio/rest/auth.missing.json");
+
+    fn read_lists(v1: &Reply, v0: &Reply) -> Reading {
+        let (mut list_v1, mut list_v0) = (V1List::new(["qwen/qwen3-coder-30b@q8_0"]), V0List::default());
+        if let Reply::Answer(answer) = v1 {
+            let _ = list_v1.feed(&answer.body);
+        }
+        if let Reply::Answer(answer) = v0 {
+            let _ = list_v0.feed(&answer.body);
+        }
+        super::read_lists(Received { reply: v1.clone(), list: list_v1 }, Received { reply: v0.clone(), list: list_v0 })
+    }
 
     fn reply(status: u16, body: &[u8]) -> Reply {
         Reply::Answer(Answer { status, signature: String::new(), body: body.to_vec() })
