@@ -172,6 +172,9 @@ pub enum LoadResult {
     TimedOut,
     /// What carried the load out is gone; what became of the load is not known.
     Lost(Failure),
+    /// The connection to the server broke, as when it is restarted; what became of the load is not
+    /// known.
+    CutOff(Failure),
 }
 
 /// The program that serves the models.

@@ -69,6 +69,11 @@ impl ModelTask<'_> {
                 let attempt = self.server_attempt();
                 store.change(leadership, |history| {
                     history.remember_failure(None, &attempt, failure, took, World::default());
+                    // It went away in the middle of a load. Once it is back, callers that waited
+                    // must not try the same in turn.
+                    if failure.replay == Replay::Waiters {
+                        history.remember_failure(Some(key), &self.attempt(), failure, took, World::default());
+                    }
                 })
             }
             Err(failure) => {

@@ -65,6 +65,7 @@ impl ModelTask<'_> {
         }
         // It tells others of this load, which matters where no list does.
         let operation = self.gate.store().map(|store| store.load(self.request.key.as_str()));
+        let mut has_been_cut_off = false;
         loop {
             let text = format!("loading `{}`", self.request.key);
             let activity = self.gate.call.progress.begin(&text, self.usual_load());
@@ -88,6 +89,7 @@ impl ModelTask<'_> {
                 let failure = self.undo(name, lead).await?;
                 return if self.was_beaten(&result).await? { Ok(None) } else { Err(failure) };
             }
+            let is_cut_off = self.was_cut_off(&result, lead).await?;
             // A load that "fails" while the model is there, or on its way, was beaten by that of
             // another client.
             if self.was_beaten(&result).await? {
@@ -103,7 +105,12 @@ impl ModelTask<'_> {
                     }
                     return Err(backend.refused(self.request, &words));
                 }
-                LoadResult::Failed(failure) | LoadResult::Lost(failure) => return Err(failure),
+                // A server that was restarted is no reason to fail; one that a load takes down is.
+                _ if is_cut_off && !has_been_cut_off => has_been_cut_off = true,
+                LoadResult::Failed(failure) | LoadResult::Lost(failure) | LoadResult::CutOff(failure) => {
+                    let both = format!("{} went away both times", backend.name());
+                    return Err(if is_cut_off { failure.and(&both) } else { failure });
+                }
                 LoadResult::TimedOut => return Err(self.load_timeout("was not loaded")),
                 LoadResult::Misnamed(_) | LoadResult::Loaded => return Ok(None),
             }
@@ -116,13 +123,13 @@ impl ModelTask<'_> {
     async fn was_beaten(&self, result: &LoadResult) -> Result<bool, Failure> {
         let key = &self.request.key;
         let patience = match result {
-            LoadResult::Failed(_) | LoadResult::OutOfMemory(_) => APPEARS,
+            LoadResult::Failed(_) | LoadResult::OutOfMemory(_) | LoadResult::CutOff(_) => APPEARS,
             LoadResult::Misnamed(name) if key.is_copy(name) => APPEARS,
             _ => Duration::ZERO,
         };
         // Our own load that hangs, or goes on without its `lms`, is listed as well; where
         // readiness is not reported, that is no proof of anything.
-        let may_be_ours = matches!(result, LoadResult::TimedOut | LoadResult::Lost(_));
+        let may_be_ours = matches!(result, LoadResult::TimedOut | LoadResult::Lost(_) | LoadResult::CutOff(_));
         let waits_for_load = !matches!(result, LoadResult::TimedOut);
         let started = Instant::now();
         let mut until = started + patience;

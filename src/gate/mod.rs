@@ -7,6 +7,7 @@ mod evaluate;
 mod lead;
 mod load;
 mod observe;
+mod outage;
 mod repair;
 mod room;
 mod start;

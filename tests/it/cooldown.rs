@@ -142,9 +142,12 @@ fn a_load_that_takes_lm_studio_down_is_not_repeated_by_every_waiter() {
     until("the load holds", || machine.state()["loads"][0]["held"] == true);
     machine.crash();
     for caller in callers {
-        assert_eq!(caller.end().expect(5).model()["category"], "load-failed");
+        assert_eq!(caller.end().expect(3).model()["category"], "server-unreachable");
     }
     assert_eq!(machine.loads(LLAMA), 1);
+    // Later callers do not hear of it.
+    machine.configure(json!({}));
+    machine.ensure(&[LLAMA]).expect(0).json();
 }
 
 #[test]

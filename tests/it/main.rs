@@ -49,6 +49,7 @@ mod opencode_address;
 mod opencode_config;
 #[cfg(unix)]
 mod opencode_from_a_shell;
+mod outage;
 mod output;
 mod parsers;
 #[cfg(unix)]

@@ -9,8 +9,10 @@ use super::{LmStudio, LoadMethod, LoadTarget, remember_unless_local, unload_comm
 use crate::backend::LoadResult;
 use crate::pure::config::Device;
 use crate::pure::eviction::Estimate;
+use crate::pure::http::Reply;
 use crate::pure::lmstudio::lms_output::{
-    LoadProblem, decode, error_sentence, is_identifier_taken, is_load_cancelled, load_problem, loaded_identifier,
+    LoadProblem, decode, error_sentence, is_cut_off, is_identifier_taken, is_load_cancelled, load_problem,
+    loaded_identifier,
 };
 use crate::pure::lmstudio::load_args::{Placement, estimate_args, load_args, matches_fuzzily};
 use crate::pure::lmstudio::rest::{MOST_MODELS, ManagementReply, read_management_reply};
@@ -196,6 +198,7 @@ impl LmStudio<'_> {
             (Exit::LimitExpired, _) => LoadResult::TimedOut,
             (Exit::Signal(_), _) => LoadResult::Lost(failure()),
             (_, LoadProblem::Memory) => LoadResult::OutOfMemory(error_sentence(&finished.stderr)),
+            (_, LoadProblem::Other) if is_cut_off(&words) => LoadResult::CutOff(failure()),
             (_, LoadProblem::NotFound) => return Ok(Attempt::NotFound(failure())),
             // Another client loads it, and no list shows that yet; the next call will see.
             (_, LoadProblem::Other) if is_identifier_taken(&words) => LoadResult::Failed(failure().cheap()),
@@ -213,7 +216,7 @@ impl LmStudio<'_> {
         let answer = self.context.server.post("api/v1/models/load", &body, self.context.config.load_timeout);
         tokio::pin!(answer);
         let reply = match shutdown.or(&mut answer).await {
-            Ok(reply) => read_management_reply(&reply, "instance_id"),
+            Ok(reply) => reply,
             Err(stop) => {
                 // It cannot be cancelled. What it makes of a race that it loses would stay.
                 tracing::debug!("told to stop while a load over REST goes on: waiting for its end, but not for long");
@@ -227,8 +230,8 @@ impl LmStudio<'_> {
                 return (Err(self.context.interrupted(stop).and(&became)), goes_on);
             }
         };
-        let goes_on = matches!(reply, ManagementReply::TimedOut);
-        (self.read_load_reply(request, reply), goes_on)
+        let goes_on = matches!(reply, Reply::TimedOut);
+        (self.read_load_reply(request, &reply), goes_on)
     }
 
     /// Says what becomes of a load over REST whose caller must end; a copy that it made is unloaded.
@@ -257,11 +260,11 @@ impl LmStudio<'_> {
     }
 
     /// REST stacks copies, so the instance it names is compared with the key.
-    fn read_load_reply(&self, request: &ModelRequest, reply: ManagementReply) -> Result<LoadResult, Failure> {
+    fn read_load_reply(&self, request: &ModelRequest, reply: &Reply) -> Result<LoadResult, Failure> {
         let failed = |why: &str| {
             Failure::new(Category::LoadFailed, format!("`{}` could not be loaded over REST: {why}", request.key))
         };
-        Ok(match reply {
+        Ok(match read_management_reply(reply, "instance_id") {
             ManagementReply::Done(loaded) => match loaded["instance_id"].as_str() {
                 Some(name) if name != request.key.as_str() => LoadResult::Misnamed(name.to_owned()),
                 _ => LoadResult::Loaded,
@@ -273,7 +276,7 @@ impl LmStudio<'_> {
                 return Err(Failure::new(Category::Unauthorized, reason).hinted(hint));
             }
             ManagementReply::TimedOut => LoadResult::TimedOut,
-            ManagementReply::Gone => LoadResult::Failed(failed("the server went away")),
+            ManagementReply::Gone => LoadResult::CutOff(failed("the server went away")),
             ManagementReply::Refused(_, why) if load_problem(&why) == LoadProblem::Memory => {
                 LoadResult::OutOfMemory(why)
             }
@@ -281,7 +284,12 @@ impl LmStudio<'_> {
                 let hint = "update LM Studio to 0.4 or later, or install its `lms` command here";
                 LoadResult::Failed(failed("this LM Studio is too old for it").hinted(hint))
             }
-            ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) => LoadResult::Failed(failed(&why)),
+            ManagementReply::Refused(_, why) | ManagementReply::Unclear(why) if is_outage(reply) => {
+                LoadResult::CutOff(failed(&why))
+            }
+            ManagementReply::Refused(_, why) => LoadResult::Failed(failed(&why)),
+            // That is not LM Studio's word.
+            ManagementReply::Unclear(why) => LoadResult::Failed(failed(&why).for_waiters()),
         })
     }
 
@@ -352,4 +360,13 @@ impl LmStudio<'_> {
 /// Others see less of an operation whose lock does not work, and no more than that.
 fn noted<T>(locked: io::Result<T>) -> Option<T> {
     locked.inspect_err(|error| tracing::info!(%error, "the lock of an operation does not work")).ok()
+}
+
+/// Whether the server, or the proxy in front of it, did not live to answer.
+fn is_outage(reply: &Reply) -> bool {
+    match reply {
+        Reply::Broken(_) => true,
+        Reply::Answer(answer) => matches!(answer.status, 502..=504),
+        _ => false,
+    }
 }

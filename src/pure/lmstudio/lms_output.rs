@@ -261,6 +261,12 @@ pub fn is_identifier_taken(words: &str) -> bool {
     words.contains("identifier") && (words.contains("already") || words.contains("in use"))
 }
 
+/// Whether these words say that LM Studio went away in the middle of the call.
+pub fn is_cut_off(words: &str) -> bool {
+    let words = words.to_lowercase();
+    ["websocket", "socket hang up", "econnreset"].iter().any(|it| words.contains(it))
+}
+
 /// Whether `lms load` says that it cancelled the load, as it was asked to.
 pub fn is_load_cancelled(words: &str) -> bool {
     words.to_lowercase().contains("load cancelled")
@@ -433,6 +439,8 @@ mod tests {
         assert!(!is_identifier_taken(&decode(fixture!("load.success.stderr.txt"))));
         assert!(is_load_cancelled(&decode(fixture!("load.sigint.stderr.txt"))));
         assert!(!is_load_cancelled(&decode(fixture!("load.failed-midway.stderr.txt"))));
+        assert!(is_cut_off("[LMStudioClient] WebSocket error: Error: WebSocket connection closed"));
+        assert!(!is_cut_off(&decode(fixture!("no-backend.load.stderr.txt"))));
         assert!(is_port_taken(&decode(fixture!("server-start.port-taken.stderr.txt"))));
         assert!(!is_port_taken(&decode(fixture!("no-backend.load.stderr.txt"))));
         assert!(error_sentence(fixture!("no-backend.load.stderr.txt")).starts_with("LM Studio daemon is not running"));

@@ -1,0 +1,48 @@
+//! LM Studio goes away in the middle of a load, and is back.
+
+use serde_json::json;
+
+use crate::callers::all_models;
+use crate::support::{LLAMA, Machine};
+
+#[test]
+fn a_restart_in_the_middle_of_a_load_costs_one_more_load_and_no_failure() {
+    for loader in ["lms", "rest"] {
+        let mut machine = Machine::with(json!({ "holdLoads": true }));
+        let callers = machine.start_many(5, &[LLAMA, "--loader", loader]);
+        machine.wait_until_held();
+        machine.configure(json!({}));
+        machine.restart();
+        let models = all_models(callers, 0);
+        let loaded = models.iter().filter(|it| it["action"] == "loaded").count();
+        assert_eq!((loaded, machine.loads(LLAMA), machine.resident()), (1, 2, vec![LLAMA.to_owned()]), "{loader}");
+    }
+}
+
+#[test]
+fn a_load_that_takes_lm_studio_down_twice_has_failed() {
+    let mut machine = Machine::with(json!({ "holdLoads": true }));
+    let callers = machine.start_many(3, &[LLAMA]);
+    for loads in 1..=2 {
+        machine.wait_for_loads(loads);
+        machine.wait_until_held();
+        machine.restart();
+    }
+    for model in all_models(callers, 5) {
+        assert_eq!(model["category"], "load-failed");
+        assert!(model["reason"].as_str().unwrap().contains("LM Studio went away both times"), "{model}");
+    }
+    assert_eq!(machine.loads(LLAMA), 2);
+}
+
+#[test]
+fn a_connection_that_breaks_while_the_load_goes_on_costs_no_other_load() {
+    let machine = Machine::with(json!({ "holdLoads": true, "onClientGone": "finish" }));
+    machine.faults(json!([{ "on": "POST /api/v1/models/load", "kind": "status", "status": 504, "body": "" }]));
+    let caller = machine.start(&[LLAMA, "--loader", "rest"]);
+    machine.wait_for_event("fault");
+    machine.control("load", json!({ "key": LLAMA, "takesTime": true }));
+    machine.release();
+    assert_eq!(caller.end().expect(0).model()["action"], "waited");
+    assert_eq!(machine.loads(LLAMA), 0);
+}
