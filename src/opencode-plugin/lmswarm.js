@@ -7,8 +7,10 @@
 //   command           the lmswarm program                         ("lmswarm")
 //   silenceTimeoutMs  longest that lmswarm may say nothing         (600000)
 
-import { spawn } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
+import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
+import { isMainThread } from "node:worker_threads"
 
 // Far more than `lmswarm` ever says: a line every two seconds while it waits, then its report.
 const MOST_OUTPUT = 8 * 1024 * 1024
@@ -19,11 +21,21 @@ const NO_MODEL = [
 ]
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
-// A name as it may be shown: whoever chose it should not drive the terminal.
-const shown = (name) => name.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
+// A text as it may be shown: whoever wrote it should not drive the terminal.
+const shown = (text) => text.slice(0, 300).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (it) => `\\u{${it.codePointAt(0).toString(16)}}`)
 
 // The same as one word of a command line.
 const quoted = (name) => /^[\w@%+=:,./-]+$/.test(name) ? name : `'${shown(name).replaceAll("'", "'\\''")}'`
+
+// The words behind `opencode`. Its window runs plugins in a worker, which is not told them.
+const commandLine = () => {
+  if (isMainThread) return process.argv.slice(2)
+  const ps = () => execFileSync("ps", ["-ww", "-o", "args=", "-p", `${process.pid}`], { encoding: "utf8" }).trim().split(/\s+/)
+  for (const words of [() => readFileSync("/proc/self/cmdline", "utf8").split("\0"), ps]) {
+    try { return words().slice(1) } catch {}
+  }
+  return []
+}
 
 // Whether a request to this address stays on this machine. Without one it is LM Studio's own.
 const isLocal = (url) => {
@@ -57,15 +69,14 @@ async function server({ client, directory }, options) {
       let stderr = ""
       let length = 0
       let isSlow = false
-      const lastLine = () => stderr.trim().split("\n").pop().replace(/^lmswarm: /, "")
+      let late
+      const lastLine = () => shown(stderr.trim().split("\n").pop().replace(/^lmswarm: /, ""))
       const progress = () => { if (isSlow && lastLine()) toast("info", lastLine()) }
       const slow = setTimeout(() => { isSlow = !isBackground; progress() }, 1000)
-      const silence = setTimeout(() => giveUp(`said nothing for ${silenceTimeoutMs / 1000} s`), silenceTimeoutMs)
+      const silence = setTimeout(() => giveUp(`said nothing for ${silenceTimeoutMs / 1000} s (the plugin's silenceTimeoutMs)`), silenceTimeoutMs)
 
       const end = (settle, value) => {
-        clearTimeout(slow)
-        clearTimeout(silence)
-        // What it left behind may hold its pipes open.
+        for (const timer of [slow, silence, late]) clearTimeout(timer)
         child.stdout?.destroy()
         child.stderr?.destroy()
         settle(value)
@@ -73,8 +84,7 @@ async function server({ client, directory }, options) {
       const fail = (message) => end(reject, new Error(message))
       const giveUp = (why) => {
         child.kill("SIGKILL")
-        fail(`\`${command}\` ${why}, and was ended; its last words: ${shown(lastLine()) || "none"}\n`
-          + "hint: its limit of silence is the option silenceTimeoutMs of this plugin")
+        fail(`\`${command}\` ${why}, and was ended; its last words: ${lastLine() || "none"}`)
       }
       const hear = (text) => {
         silence.refresh()
@@ -91,11 +101,11 @@ async function server({ client, directory }, options) {
           if (isSlow && report.ok) toast("success", `\`${shown(name)}\` is ready`, 3000)
           end(resolve, report)
         } catch (error) {
-          const last = stderr.trim().split("\n")[0] || error.message
+          const first = shown(stderr.trim().split("\n")[0]) || error.message
           fail(child.exitCode === 2 || child.exitCode === 0
-            ? `\`${command}\` is too old for this plugin, or the plugin for it: ${last}\n`
+            ? `\`${command}\` is too old for this plugin, or the plugin for it: ${first}\n`
               + `hint: ${INSTALL}\nhint: then: lmswarm hook opencode`
-            : `\`${command}\` ended without a report (${child.signalCode ?? `exit code ${child.exitCode}`}): ${last}`)
+            : `\`${command}\` ended without a report (${child.signalCode ?? `exit code ${child.exitCode}`}): ${first}`)
         }
       }
 
@@ -111,7 +121,8 @@ async function server({ client, directory }, options) {
       child.stdout?.setEncoding("utf8").on("data", (text) => { stdout += text; hear(text) })
       child.stderr?.setEncoding("utf8").on("data", (text) => { stderr = (stderr + text).slice(-4096); hear(text); progress() })
       child.on("close", read)
-      child.on("exit", () => setTimeout(read, 500))
+      // What it started may hold its pipes open.
+      child.on("exit", () => { late = setTimeout(read, 500) })
     })
 
   // Overlapping calls for one model share one child: the title and the turn, or the turn and
@@ -147,9 +158,10 @@ async function server({ client, directory }, options) {
   return {
     async config(config) {
       // Whoever names another model, or only looks around, does not want these.
-      const words = process.argv.slice(2).filter((it) => !it.startsWith("-")).join(" ")
-      const isLooking = NO_MODEL.some((it) => `${words} `.startsWith(`${it} `))
-      const isOther = process.argv.some((it) => /^(-m|--model)(=|$)/.test(it))
+      const words = commandLine()
+      const line = `${words.filter((it) => !it.startsWith("-")).join(" ")} `
+      const isLooking = NO_MODEL.some((it) => line.startsWith(`${it} `))
+      const isOther = words.some((it) => /^(-m|--model)(=|$)/.test(it))
       if (!eager || isLooking || isOther) return
       // Nothing here holds opencode up. What is wrong is said when the model is really asked.
       let before = Promise.resolve()

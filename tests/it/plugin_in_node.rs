@@ -236,7 +236,7 @@ fn a_lmswarm_that_says_nothing_for_too_long_is_ended() {
         fake(&machine, "echo 'lmswarm: loading `asked`' >&2\nexec sleep 60");
         let told = told(&mut command);
         let told = told.as_str().unwrap();
-        assert!(told.contains("said nothing for 0.3 s") && told.contains("loading `asked`"), "{told}");
+        assert!(told.contains("said nothing for 0.3 s (") && told.contains("loading `asked`"), "{told}");
         let pid = fs::read_to_string(machine.path("pids")).unwrap();
         until("it is gone", || !is_alive(&pid));
     }
@@ -391,5 +391,40 @@ fn what_no_person_waits_for_is_asked_for_in_the_background() {
             .map(|it| (it.contains("--key=small"), it.contains("--background")))
             .collect();
         assert_eq!(calls, [(false, false), (true, true), (true, false)], "{told}");
+    }
+}
+
+#[test]
+fn whoever_names_another_model_warms_none_also_where_the_plugin_is_not_told() {
+    // opencode's window runs plugins in a worker, whose arguments are its own.
+    let driver = r#"
+        import { Worker, isMainThread } from "node:worker_threads"
+        if (isMainThread) {
+            new Worker(new URL(import.meta.url))
+        } else {
+            const hooks = await start({})
+            await hooks.config({ model: "lmstudio/eager", provider: { lmstudio: provider("http://127.0.0.1:9/v1") } })
+            tell(await ask(hooks))
+        }
+    "#;
+    for (args, wanted) in [(&[][..], 2), (&["-m", "lmstudio/asked"], 1), (&["--model=lmstudio/asked"], 1)] {
+        for (machine, mut command) in stage(driver) {
+            fake_with_report(&machine, &ready());
+            assert_eq!(told(command.args(args)), "sent");
+            let calls = || fs::read_to_string(machine.path("calls")).unwrap_or_default();
+            until("all calls", || calls().lines().count() >= wanted);
+            assert_eq!(calls().matches("--key=eager").count(), wanted - 1, "{}", calls());
+        }
+    }
+}
+
+#[test]
+fn a_wait_ends_with_one_message() {
+    let driver = r#"process.on("beforeExit", () => tell(shown)); await ask(await start({}))"#;
+    for (machine, mut command) in stage(driver) {
+        machine.write("report", &ready().to_string());
+        // A wait is told from its second second on.
+        fake(&machine, "echo 'lmswarm: loading `asked`' >&2\nsleep 1.2\ncat \"$HOME/report\"");
+        assert_eq!(told(&mut command), json!(["loading `asked`", "`asked` is ready"]));
     }
 }
