@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::support::{Machine, Running, until};
 
+/// What many callers at once are given: the machine is busy with themselves.
+pub const PATIENT: [&str; 2] = ["--probe-timeout-ms", "60000"];
+
 /// What a leader that nobody disturbs asks for: a look before and one after it leads, and one
 /// after the load. A look is two requests.
 pub const LEADERS_REQUESTS: usize = 6;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::callers::{all_have_looked, all_models};
+use crate::callers::{PATIENT, all_have_looked, all_models};
 use crate::support::{GEMMA, LLAMA, Machine, run, until};
 
 /// Makes what is remembered on this machine older, as if time had passed.
@@ -29,7 +29,7 @@ fn age_memory(machine: &Machine, by_ms: u64) {
 fn a_load_that_fails_is_tried_once_by_the_whole_herd_and_once_more_after_the_cooldown() {
     let machine = Machine::with(json!({ "holdLoads": true }));
     machine.faults(json!([{ "on": "load", "kind": "crash", "percent": 60 }]));
-    let callers = machine.start_many(50, &[LLAMA]);
+    let callers = machine.start_many(50, &[&[LLAMA], &PATIENT[..]].concat());
     all_have_looked(&machine, 50);
     machine.release();
     let models = all_models(callers, 5);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::callers::{LEADERS_REQUESTS, all_have_looked, all_models, most_requests};
+use crate::callers::{LEADERS_REQUESTS, PATIENT, all_have_looked, all_models, most_requests};
 use crate::support::{GEMMA, LLAMA, Machine, QWEN, Running, until};
 
 const KEYS: [&str; 5] = [QWEN, GEMMA, "gemma-3-4b-it", LLAMA, "text-embedding-nomic-embed-text-v1.5"];
@@ -10,7 +10,7 @@ const KEYS: [&str; 5] = [QWEN, GEMMA, "gemma-3-4b-it", LLAMA, "text-embedding-no
 #[test]
 fn two_hundred_cold_callers_make_one_load_and_look_twice_each() {
     let machine = Machine::with(json!({ "holdLoads": true }));
-    let callers = machine.start_many(200, &[QWEN]);
+    let callers = machine.start_many(200, &[&[QWEN], &PATIENT[..]].concat());
     all_have_looked(&machine, 200);
     machine.release();
     let models = all_models(callers, 0);
@@ -27,7 +27,8 @@ fn two_hundred_cold_callers_make_one_load_and_look_twice_each() {
 #[test]
 fn a_hundred_callers_over_five_keys_make_five_loads() {
     let machine = Machine::new();
-    let callers: Vec<Running> = (0..100).map(|number| machine.start(&[KEYS[number % KEYS.len()]])).collect();
+    let callers: Vec<Running> =
+        (0..100).map(|number| machine.start(&[&[KEYS[number % KEYS.len()]], &PATIENT[..]].concat())).collect();
     let models = all_models(callers, 0);
     assert_eq!(models.iter().filter(|it| it["action"] == "loaded").count(), KEYS.len());
     assert_eq!(KEYS.map(|key| machine.loads(key)), [1; 5]);
@@ -39,7 +40,7 @@ fn a_hundred_callers_over_five_keys_make_five_loads() {
 #[test]
 fn half_of_a_hundred_callers_are_killed_and_the_rest_share_one_load() {
     let machine = Machine::with(json!({ "holdLoads": true }));
-    let callers = machine.start_many(100, &[LLAMA]);
+    let callers = machine.start_many(100, &[&[LLAMA], &PATIENT[..]].concat());
     all_have_looked(&machine, 100);
     machine.wait_for_event("load-begin");
     let leader = machine.events("lms")[0]["ppid"].clone();
