@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use super::faults::LOAD;
 use super::history::{Call, History, Life};
 use super::plan::{Mood, Plan};
-use super::replays;
+use super::{instances, processes, replays};
 
 /// How long an answer may take from LM Studio to the caller on a busy machine.
 const ANSWER: u64 = 300;
 /// What a caller needs from its last look to its `lms`, and from there to its end, on a busy machine.
-const SLACK: u64 = 1000;
+pub const SLACK: u64 = 1000;
 /// How long a child that was asked to stop may take: the gate's own grace.
 const GRACE: u64 = 5000;
 /// What scheduling may add to any limit.
-const LATE: u64 = 4000;
+pub const LATE: u64 = 4000;
 /// How long a leader that shows no life, or a process that leads nothing, may keep a caller from going on.
-const BLOCKED: u64 = 10_000;
+pub const BLOCKED: u64 = 10_000;
 /// How long a load that lives in the server is believed in beyond its own limit.
 const OVERTIME: u64 = 10_000;
 
@@ -126,19 +126,20 @@ pub const SIGNAL_BOUND: u64 = GRACE + LATE;
 pub fn judge(facts: &Facts) -> Verdict {
     let mut verdict = Verdict::default();
     exits(facts, &mut verdict);
-    addressable(facts, &mut verdict);
-    one_instance(facts, &mut verdict);
-    attempts(facts, &mut verdict);
-    unloads(facts, &mut verdict);
-    left_over(facts, &mut verdict);
-    floods(facts, &mut verdict);
+    instances::addressable(facts, &mut verdict);
+    instances::one_instance(facts, &mut verdict);
+    instances::attempts(facts, &mut verdict);
+    instances::unloads(facts, &mut verdict);
+    processes::left_over(facts, &mut verdict);
+    processes::cancelled(facts, &mut verdict);
+    processes::floods(facts, &mut verdict);
     replays::check(facts, &mut verdict);
     last(facts, &mut verdict);
     if facts.plan.is_calm() {
         calm(facts, &mut verdict);
     }
     if facts.plan.mood == Mood::Frozen {
-        frozen(facts, &mut verdict);
+        processes::frozen(facts, &mut verdict);
     }
     verdict
 }
@@ -149,7 +150,7 @@ impl Facts {
     }
 
     /// How long before `lms` the last look may have been.
-    fn slack(&self, caller: Option<&Caller>) -> u64 {
+    pub fn slack(&self, caller: Option<&Caller>) -> u64 {
         let start = self.plan.config["lmsStartMs"].as_u64().unwrap_or(0);
         let slow = if self.plan.has_fault("slow") { 3000 } else { 0 };
         let estimates = if self.plan.evicts { 1500 } else { 0 };
@@ -157,7 +158,7 @@ impl Facts {
     }
 
     /// When the caller last looked before it ran `lms`.
-    fn looked(&self, call: &Call) -> u64 {
+    pub fn looked(&self, call: &Call) -> u64 {
         let caller = self.caller(call.parent);
         let seen = caller.and_then(|it| self.seen_by(it, call.at));
         seen.unwrap_or(call.at.saturating_sub(self.slack(caller)))
@@ -165,19 +166,19 @@ impl Facts {
 
     /// From when the latest is that a caller had seen by then. That is a little before its last look was over: from
     /// before it was stopped, or from before an answer was held up.
-    fn seen_by(&self, caller: &Caller, at: u64) -> Option<u64> {
+    pub fn seen_by(&self, caller: &Caller, at: u64) -> Option<u64> {
         let slow = if self.plan.has_fault("slow") { 700 } else { 0 };
         let earlier = caller.age_of_last_look(at)? + ANSWER + slow + caller.stopped_ms;
         Some(at.saturating_sub(earlier))
     }
 
     /// When the lists began to show it.
-    fn listed(&self, life: &Life) -> u64 {
+    pub fn listed(&self, life: &Life) -> u64 {
         life.began + self.plan.config["listLoadingAfterMs"].as_u64().unwrap_or(0)
     }
 
     /// The load by `lms` that began this life.
-    fn call_of(&self, life: &Life) -> Option<&Call> {
+    pub fn call_of(&self, life: &Life) -> Option<&Call> {
         let could = |it: &Call| {
             let had_ended = it.exit.is_some_and(|exit| exit < life.began);
             it.loads() == Some(&life.key) && it.at <= life.began && !had_ended
@@ -187,7 +188,7 @@ impl Facts {
     }
 
     /// Whether a lock or a mark told all the time since the begin of this load of ours that it goes on.
-    fn is_locked(&self, life: &Life, until: u64) -> bool {
+    pub fn is_locked(&self, life: &Life, until: u64) -> bool {
         let hides_load = |it: &serde_json::Value| matches!(it["on"].as_str(), Some("rest" | LOAD));
         match life.by.as_str() {
             _ if self.plan.may_lose_state() => false,
@@ -249,180 +250,6 @@ fn has_unusable(facts: &Facts, caller: &Caller) -> bool {
             let reaches = it.began <= caller.exit && it.ended.is_none_or(|ended| ended >= caller.start);
             is_copy && reaches && (it.is_named_after(&it.key) || !plan.has_lms())
         })
-}
-
-/// 0 means that every key was addressable.
-fn addressable(facts: &Facts, verdict: &mut Verdict) {
-    let plan = &facts.plan;
-    for caller in facts.callers.iter().filter(|it| it.code == 0) {
-        let recent = match (plan.caches && plan.untold().is_some(), caller.keys.as_slice()) {
-            (true, _) => caller.start.saturating_sub(30_000),
-            // The others are looked after meanwhile.
-            (_, [_, _, ..]) => caller.start,
-            _ => facts.seen_by(caller, caller.exit).unwrap_or(caller.start),
-        };
-        for key in &caller.keys {
-            let named = || facts.history.lives.iter().filter(|it| it.identifier == *key);
-            let reaches = |since: u64, life: &Life| since <= caller.exit && life.ended.is_none_or(|it| it >= recent);
-            if named().any(|it| it.ready.is_some_and(|ready| reaches(ready, it))) {
-                continue;
-            }
-            // A leader says what it loads, and a lock that the load goes on, so neither may be taken for ready.
-            let is_led = |it: &Life| {
-                let leader = facts.call_of(it).and_then(|call| facts.caller(call.parent));
-                leader.is_some_and(|leader| leader.exit > caller.exit)
-                    && !plan.may_lose_lock()
-                    && !plan.may_lose_state()
-            };
-            let is_known = |it: &Life| is_led(it) || facts.is_locked(it, caller.exit);
-            let untold = named().find(|it| plan.untold().is_some() && reaches(it.began, it) && !is_known(it));
-            if let Some(life) = untold {
-                verdict.excuse(if life.is_ours() {
-                    "0 during a load of ours without its `lms` or its state, where no list tells"
-                } else {
-                    "0 during a load of another client, where no list tells"
-                });
-                continue;
-            }
-            verdict.blame(format!("pid {} ended with 0, and `{key}` was not addressable", caller.pid));
-        }
-    }
-}
-
-/// No load of ours begins beside another copy.
-fn one_instance(facts: &Facts, verdict: &mut Verdict) {
-    let lives = &facts.history.lives;
-    for life in lives.iter().filter(|it| it.is_ours()) {
-        let call = facts.call_of(life);
-        let looked = call.map_or(life.began.saturating_sub(facts.slack(None)), |it| facts.looked(it));
-        for other in lives.iter().filter(|it| it.id != life.id || it.began != life.began) {
-            let is_copy = other.key == life.key && other.is_named_after(&life.key);
-            if !is_copy || !other.lives_at(life.began) || other.began > life.began {
-                continue;
-            }
-            let stood_by = |at: u64| other.lives_at(at) && at <= life.began;
-            let is_reload = facts.history.unloads.iter().any(|it| it.life.identifier == life.key && stood_by(it.at));
-            if facts.listed(other) >= looked {
-                verdict.excuse("a copy that came between the look and the load");
-            } else if is_reload {
-                verdict.excuse("a copy of somebody else's that stood by the one that was loaded again");
-            } else {
-                verdict.blame(format!("a load began beside a copy: {life:?} beside {other:?}"));
-            }
-        }
-    }
-    for life in lives.iter().filter(|it| it.is_ours() && it.ended.is_none()) {
-        let twin = lives
-            .iter()
-            .any(|it| it.is_ours() && it.ended.is_none() && it.key == life.key && it.identifier != life.identifier);
-        // A load over REST cannot be called back: whoever is ended during one leaves it, under whatever name.
-        let may_stay = facts.plan.has_fault("other-id") || facts.callers.iter().any(|it| it.code != 0);
-        if twin && !may_stay {
-            verdict.blame(format!("two copies of ours stayed: {life:?}"));
-        }
-    }
-}
-
-/// Nobody even tries to load what is there.
-fn attempts(facts: &Facts, verdict: &mut Verdict) {
-    for call in &facts.history.calls {
-        let (Some(identifier), Some(caller)) = (call.loads(), facts.caller(call.parent)) else { continue };
-        let there = facts.history.lives.iter().filter(|it| it.identifier == identifier && it.lives_at(call.at));
-        for life in there {
-            if facts.listed(life) >= facts.looked(call) {
-                verdict.excuse("a load of what came between the look and the load");
-            } else {
-                verdict.blame(format!("pid {} tries to load what is there: {life:?}, {call:?}", caller.pid));
-            }
-        }
-    }
-}
-
-/// Only what is idle, ready and in the way is unloaded. The caller's own `lms ps` just before is its last look.
-fn unloads(facts: &Facts, verdict: &mut Verdict) {
-    let history = &facts.history;
-    for unload in &history.unloads {
-        let life = &unload.life;
-        let last = |is_it: &dyn Fn(&Call) -> bool, until: u64| {
-            history.calls.iter().rev().find(|it| it.at <= until && is_it(it))
-        };
-        let call = last(&|it| it.unloads(&life.identifier), unload.at).filter(|_| unload.by == "lms");
-        let look = call.and_then(|call| last(&|it| it.parent == call.parent && it.lists(), call.at));
-        let looked = look.map_or(unload.at.saturating_sub(facts.slack(None)), |it| it.at);
-        // What a load of our own brought up under a wrong name goes at once, whoever uses it by then.
-        let is_undone = life.is_ours() && life.identifier != life.key;
-        match unload.busy_since {
-            _ if is_undone => {}
-            Some(since) if since < looked => verdict.blame(format!("a busy one was unloaded: {unload:?}")),
-            Some(_) => verdict.excuse("unloaded, and busy only since the look"),
-            None => {}
-        }
-        if life.ready.is_none() && !is_undone {
-            if facts.listed(life) < looked {
-                verdict.blame(format!("one that was loading was unloaded: {unload:?}"));
-            } else {
-                verdict.excuse("unloaded while loading, and begun only since the look");
-            }
-        }
-        // To make room, any idle instance may go.
-        if !life.is_named_after(&life.key) && !is_undone && !facts.plan.evicts {
-            verdict.blame(format!("an instance of another model was unloaded: {unload:?}"));
-        }
-        let is_wanted = facts.plan.context.is_some() || facts.plan.evicts;
-        if !is_wanted && life.identifier == life.key {
-            verdict.blame(format!("unloaded without a reason: {unload:?}"));
-        }
-    }
-}
-
-/// No `lms` outlives its caller, but for the load of one that was killed.
-fn left_over(facts: &Facts, verdict: &mut Verdict) {
-    for call in &facts.history.calls {
-        let Some(caller) = facts.caller(call.parent) else { continue };
-        let was_killed = caller.was_sent(Sent::Kill) || caller.hung;
-        let outlives = |by: u64| match call.exit {
-            Some(exit) => exit > caller.exit + by,
-            None => facts.left_over.contains(&call.pid),
-        };
-        if was_killed && outlives(0) {
-            verdict.excuse("the `lms` of a caller that was killed goes on");
-        } else if outlives(SLACK / 2) {
-            verdict.blame(format!("an `lms` outlived pid {}: {call:?}", caller.pid));
-        }
-    }
-}
-
-/// No caller asks without a pause, whatever keeps it.
-fn floods(facts: &Facts, verdict: &mut Verdict) {
-    // A round is two requests and a greeting, and comes every 50 ms at most.
-    const EACH: usize = 60;
-    let requests = &facts.history.requests;
-    let mut first = 0;
-    for (place, at) in requests.iter().enumerate() {
-        while requests[first] + 1000 <= *at {
-            first += 1;
-        }
-        let since = requests[first];
-        let alive = facts.callers.iter().filter(|it| it.start <= *at && it.exit + SLACK >= since).count();
-        let count = place + 1 - first;
-        if count > EACH * (alive + 1) {
-            return verdict.blame(format!("{count} requests of {alive} callers within a second, from {since} on"));
-        }
-    }
-}
-
-/// A leader that is stopped keeps no other caller for long: whatever it works on goes on without it, and what it has
-/// not begun is done by others.
-fn frozen(facts: &Facts, verdict: &mut Verdict) {
-    let Some((whom, since)) = facts.callers.iter().find_map(|it| Some((it.pid, it.frozen?))) else { return };
-    // What it began takes its time, then it is looked at once in a while.
-    let most = 2 * BLOCKED + LATE;
-    for caller in facts.callers.iter().filter(|it| it.frozen.is_none() && !it.is_last) {
-        let time = caller.exit.saturating_sub(caller.start.max(since));
-        if time > most {
-            verdict.blame(format!("pid {} took {time} ms while pid {whom} was stopped", caller.pid));
-        }
-    }
 }
 
 /// When nothing goes wrong any more, everybody succeeds.

@@ -62,7 +62,9 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         steps.push((if is_there { 0 } else { rng.u64(0..1500) }, Step::EarlierBoot(LLAMA)));
     }
     steps.sort_by_key(|(at, _)| *at);
-    let mut config = json!({ "loadMs": rng.u64(100..600) });
+    // A load that takes long shows whether it was cancelled.
+    let load_ms = if one_in(rng, 4) { 3000 } else { rng.u64(100..600) };
+    let mut config = json!({ "loadMs": load_ms });
     if one_in(rng, 3) {
         config["v0"] = false.into();
     }
@@ -135,6 +137,9 @@ fn wild(seed: u64, rng: &mut Rng) -> Plan {
         7 => config["lmsStartMs"] = rng.u64(20..150).into(),
         8 => config["serverStartMs"] = rng.u64(50..400).into(),
         _ => {}
+    }
+    if one_in(rng, 12) {
+        config["loadMs"] = 3000.into();
     }
     if one_in(rng, 4) {
         config["onClientGone"] = "cancel".into();

@@ -8,6 +8,8 @@ use super::plan::Step;
 
 /// A failure that was quick to find out is told again this long.
 const LEAST: u64 = 2000;
+/// What a process needs to start, on a busy machine.
+const STARTS: u64 = 500;
 /// Between what a caller knows and what its log or its end shows, on a busy machine.
 const SLACK: u64 = 1500;
 
@@ -41,31 +43,30 @@ fn is_remembered(entry: &Value) -> bool {
     is_of_load && !["already", "identifier", "EMFILE", "signal"].iter().any(|it| reason.contains(it))
 }
 
-/// Nobody who waited while this was found out tries it once more.
+/// Nobody who waited while this was found out tries it once more, nor who comes at once.
 fn found(facts: &Facts, finder: &Caller, entry: &Value, verdict: &mut Verdict) {
     let plan = &facts.plan;
     let key = entry["key"].as_str().unwrap_or_default();
-    let calls = &facts.history.calls;
-    let Some(failed) = calls.iter().rfind(|it| it.parent == finder.pid && it.loads() == Some(key)) else { return };
-    let writes = !plan.may_lose_state() && !plan.may_lose_lock() && plan.limits.cooldown > 0;
-    let has_written = finder.sent.is_empty() && !finder.hung && finder.keys.len() == 1;
-    if !writes || !has_written {
+    let is_kept = !plan.may_lose_state() && !plan.may_lose_lock() && plan.limits.cooldown >= LEAST;
+    if !is_kept || !finder.sent.is_empty() || finder.hung || finder.keys.len() > 1 {
         return;
     }
-    for again in calls.iter().filter(|it| it.loads() == Some(key) && it.at > finder.exit) {
-        let Some(caller) = facts.caller(again.parent) else { continue };
-        let waited = caller.start + SLACK < failed.at && caller.keys.len() == 1;
-        if !waited || caller.is_last {
+    for again in facts.history.calls.iter().filter(|it| it.loads() == Some(key) && it.at > finder.exit) {
+        let Some(caller) = facts.caller(again.parent).filter(|it| !it.is_last && it.keys.len() == 1) else { continue };
+        let waited = caller.start + STARTS < finder.exit;
+        let comes_at_once = !plan.fresh && again.at < finder.exit + LEAST - STARTS;
+        if !waited && !comes_at_once {
             continue;
         }
         // What is known of the server at its end counts, so what came or went since a little before that excuses.
         let since = finder.exit.saturating_sub(SLACK);
-        let changes = facts.history.lives.iter().any(|it| {
-            let between = |at: u64| (since..=again.at).contains(&at);
-            between(it.began) || it.ready.is_some_and(between) || it.ended.is_some_and(between)
+        let changed = facts.history.lives.iter().any(|it| {
+            let between = |at: Option<u64>| at.is_some_and(|at| (since..=again.at).contains(&at));
+            let is_own = it.key == key && it.is_named_after(key);
+            between(it.ready) || (!is_own && (between(Some(it.began)) || between(it.ended)))
         });
-        if changes || facts.turned(since, again.at) || plan.faults().next().is_some_and(|_| hides_world(facts)) {
-            verdict.excuse("tried again what others had just failed at, in a world that had changed");
+        if changed || facts.turned(since, again.at) || hides_world(facts) {
+            verdict.excuse("tried again what others had just failed at, where what was seen may have changed");
         } else {
             verdict.blame(format!("pid {} tried again what pid {} had failed at: {entry}", caller.pid, finder.pid));
         }
