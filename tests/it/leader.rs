@@ -132,13 +132,17 @@ fn a_leader_that_is_stopped_at_one_model_keeps_nobody_from_another() {
 fn an_unload_that_a_killed_leader_left_behind_is_waited_for() {
     let machine = Machine::new();
     machine.control("load", json!({ "key": LLAMA, "contextLength": 2048 }));
-    machine.faults(json!([{ "on": "lms unload", "kind": "slow", "ms": 1500, "times": 1 }]));
+    machine.faults(json!([{ "on": "lms unload", "kind": "hold" }]));
     let args = [LLAMA, "--context-length", "8192"];
     let leader = machine.start(&args);
     until("the leader unloads", || machine.lms_calls().iter().any(|it| it.starts_with("unload")));
     leader.signal(rustix::process::Signal::KILL);
     drop(leader.end());
-    machine.ensure(&args).expect(0).json();
+    let before = machine.requests().len();
+    let next = machine.start(&args);
+    machine.wait_for_requests(before, 2);
+    machine.unhold();
+    next.end().expect(0).json();
     assert_eq!(machine.resident(), [LLAMA]);
     let order: Vec<String> = machine
         .record()

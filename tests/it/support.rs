@@ -109,23 +109,23 @@ pub fn example(name: &str) -> PathBuf {
         .join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     // `cargo test --test it` builds no examples.
     let built = path.metadata().and_then(|it| it.modified()).ok();
-    let is_new = built.is_some_and(|built| built >= *newest_source());
-    assert!(is_new, "{} is missing or older than its source; run `cargo build --examples`", path.display());
+    let sources: &[&str] = match name {
+        "simulator" => &["tests/simulator/app", "tests/simulator/common"],
+        "lms" => &["tests/simulator/lms", "tests/simulator/common"],
+        _ => &["examples/demo/main.rs"],
+    };
+    let changed = sources.iter().map(|it| newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join(it))).max();
+    assert!(built >= changed, "{} is missing or older than its source; run `cargo build --examples`", path.display());
     path
 }
 
-/// When the simulator's source was changed last.
-fn newest_source() -> &'static SystemTime {
-    static NEWEST: OnceLock<SystemTime> = OnceLock::new();
-    fn newest(folder: &Path) -> SystemTime {
-        let entries = folder.read_dir().expect("the simulator's source").map(|entry| entry.expect("an entry").path());
-        let times = entries.map(|path| match path.metadata().expect("a file") {
-            found if found.is_dir() => newest(&path),
-            found => found.modified().expect("a time"),
-        });
-        times.max().expect("not empty")
+/// When a file, or one in this folder, was changed last.
+fn newest(path: &Path) -> SystemTime {
+    if path.is_dir() {
+        let entries = path.read_dir().expect("a folder").map(|entry| newest(&entry.expect("an entry").path()));
+        return entries.max().expect("not empty");
     }
-    NEWEST.get_or_init(|| newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulator")))
+    path.metadata().and_then(|it| it.modified()).expect("a source file")
 }
 
 impl Machine {

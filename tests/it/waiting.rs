@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::callers::{LEADERS_REQUESTS, all_models, most_requests};
-use crate::support::{GEMMA, LLAMA, Machine, QWEN, TOKEN, until};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN, TOKEN, until, with_growing_limit};
 
 #[test]
 fn a_load_somebody_else_began_is_waited_for() {
@@ -65,8 +65,11 @@ fn a_waiter_whose_time_is_over_says_whom_it_waited_for() {
     let whom = format!("pid {}, loading `{LLAMA}`", leader.pid());
     let report = machine.ensure(&args).expect(75).says(&whom).json();
     assert_eq!((&report["proceed"], &report["models"][0]["category"]), (&json!(true), &json!("lock-timeout")));
-    let late = machine.ensure(&[QWEN, "--timeout", "400ms"]).expect(75).says(&format!("it was waiting for {whom}"));
-    assert_eq!(late.model()["category"], "deadline");
+    with_growing_limit(|ms| {
+        let late = machine.ensure(&[QWEN, "--timeout", &format!("{ms}ms")]).expect(75);
+        assert_eq!(late.model()["category"], "deadline");
+        late.stderr.contains(&format!("it was waiting for {whom}"))
+    });
     let closed = machine.ensure(&[&args[..], &["--fail-mode", "closed"]].concat()).expect(75).json();
     assert_eq!(closed["proceed"], false);
     let open = machine.ensure(&[&args[..], &["--fail-mode", "open"]].concat()).expect(0).says("warning:").json();

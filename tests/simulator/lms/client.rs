@@ -44,6 +44,10 @@ pub struct Loaded {
     pub devices: BTreeMap<String, String>,
 }
 
+/// How long an LM Studio that runs is given to answer. The real `lms` gives it 3 s, and 0.5 s where
+/// it greets; on a busy machine a simulated one may take longer, and a test means neither.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The port in a file like `http-server.json`.
 fn port_in(path: &Path) -> Option<u16> {
     let value: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
@@ -56,7 +60,7 @@ pub async fn greets(host: &str, port: u16) -> bool {
         let body = ask(host, port, "/lmstudio-greeting", "", None).await.ok()?.json().await.ok()?;
         (body["lmstudio"] == true).then_some(())
     };
-    matches!(tokio::time::timeout(Duration::from_millis(500), ask).await, Ok(Some(())))
+    matches!(tokio::time::timeout(PATIENCE, ask).await, Ok(Some(())))
 }
 
 /// The port of the REST server's last settings.
@@ -72,7 +76,7 @@ impl Client {
             let body = ask("127.0.0.1", port, "/lms-status", "", None).await.ok()?.json().await.ok()?;
             (body["package"].is_string() && body["version"].is_string()).then_some(())
         };
-        let answered = tokio::time::timeout(Duration::from_secs(3), ask).await;
+        let answered = tokio::time::timeout(PATIENCE, ask).await;
         matches!(answered, Ok(Some(()))).then(|| Self::local(port))
     }
 
