@@ -95,7 +95,7 @@ pub(crate) enum Request {
     Hook(HookArgs),
 
     /// Print completions for a shell
-    #[command(long_about = COMPLETIONS_ABOUT, override_usage = "lmswarm completions <SHELL>")]
+    #[command(long_about = COMPLETIONS_ABOUT)]
     Completions(CompletionsArgs),
 
     /// Show what was made of the configuration
@@ -548,11 +548,11 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
-    #[arg(value_name = "SHELL", value_enum, required_unless_present = "models")]
+    #[arg(value_name = "SHELL", value_enum, required = true)]
     pub shell: Option<Shell>,
 
     /// Print what can stand for MODEL, one a line
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, exclusive = true)]
     pub models: bool,
 }
 

@@ -30,3 +30,13 @@ fn the_help_tells_the_exit_codes() {
         assert!(help.contains("Exit codes:") && help.contains("75   not known"), "{help}");
     }
 }
+
+#[test]
+fn a_shell_is_called_the_same_everywhere() {
+    let machine = Machine::bare();
+    for args in [&["completions"][..], &["completions", "x"], &["completions", "--help"]] {
+        let run = machine.run(args);
+        let said = run.stdout + &run.stderr;
+        assert!(said.contains("<SHELL>") && !said.contains("[SHELL]"), "{said}");
+    }
+}
