@@ -14,9 +14,9 @@
 //! - `commands`: one file each; a typed request becomes a call of the gate, and its
 //!   outcome becomes text or JSON.
 //! - `resolve`: words to models on servers. It asks no server.
-//! - [`gate`]: the one place where order matters: observe, decide, lead or wait, repair, load,
+//! - `gate`: the one place where order matters: observe, decide, lead or wait, repair, load,
 //!   verify.
-//! - [`backend`]: what the gate asks of a server, for each program that serves models.
+//! - `backend`: what the gate asks of a server, for each program that serves models.
 //! - [`sys`]: effects. Each file has one job and is the only one to name its crate (reqwest
 //!   in `http`, fs2 in `lock`, dirs in `paths`, terminal_size in `progress`, sysinfo in
 //!   `machine`) or its OS facility.
@@ -33,10 +33,10 @@
 //! - Only an instance that `lms ps` calls idle, and that is not loading, is unloaded; and,
 //!   at once, what our own load brought up under a wrong name.
 
-pub mod backend;
+mod backend;
 mod cli;
 mod commands;
-pub mod gate;
+mod gate;
 pub mod pure;
 #[cfg(test)]
 mod readme;

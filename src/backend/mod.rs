@@ -41,7 +41,7 @@ use lmstudio::LmStudio;
 
 /// One call to one server: what the gate and the backend share.
 #[derive(Debug)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// The server.
@@ -62,34 +62,34 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Listens for signals and for the end of `--timeout`, from the first use on.
-    pub fn shutdown(&self) -> &Shutdown {
+    pub(crate) fn shutdown(&self) -> &Shutdown {
         self.shutdown
             .get_or_init(|| Shutdown::listen(self.timeout.map(|limit| limit.saturating_sub(self.started.elapsed()))))
     }
 
     /// Runs `work` unless the call must end; dropping `work` must be harmless.
-    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(crate) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         self.shutdown().or(work).await.map_err(|stop| self.interrupted(stop))
     }
 
     /// Sleeps, unless the call must end.
-    pub async fn sleep(&self, time: Duration) -> Result<(), Failure> {
+    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), Failure> {
         self.unless_stopped(tokio::time::sleep(time)).await
     }
 
     /// The server's address.
-    pub fn base(&self) -> &BaseUrl {
+    pub(crate) fn base(&self) -> &BaseUrl {
         &self.server.base
     }
 
     /// Nobody could find out what is resident.
-    pub fn unknown(&self, why: &str) -> Failure {
+    pub(crate) fn unknown(&self, why: &str) -> Failure {
         let reason = format!("cannot tell what {} (from {}) has loaded: {why}", self.base(), self.origin);
         Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
     }
 
     /// The call had to end.
-    pub fn interrupted(&self, stop: Stop) -> Failure {
+    pub(crate) fn interrupted(&self, stop: Stop) -> Failure {
         match stop {
             Stop::Deadline => {
                 let limit = duration(self.timeout.unwrap_or_default());
@@ -114,7 +114,7 @@ fn signal_name(number: u8) -> &'static str {
 
 /// Intervals of a poll that starts quick and slows down: 50 ms to 500 ms.
 #[derive(Debug)]
-pub struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -124,7 +124,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next interval.
-    pub fn interval(&mut self) -> Duration {
+    pub(crate) fn interval(&mut self) -> Duration {
         let now = self.0;
         self.0 = (now * 3 / 2).min(Duration::from_millis(500));
         now
@@ -133,7 +133,7 @@ impl Backoff {
 
 /// What an observation of the server came to.
 #[derive(Debug)]
-pub enum Observation {
+pub(crate) enum Observation {
     /// What is resident is known.
     Seen(Snapshot),
     /// Nothing listens there.
@@ -144,7 +144,7 @@ pub enum Observation {
 
 /// A model that is downloaded, and how the backend will load it.
 #[derive(Debug, Clone)]
-pub struct LoadTarget {
+pub(crate) struct LoadTarget {
     /// The model that a load must bring up: that of a variant is another one than the key.
     pub base_key: String,
     /// The most context it can have, in tokens.
@@ -159,7 +159,7 @@ pub struct LoadTarget {
 
 /// How one attempt to load ended, by the server's own account; only an observation is proof.
 #[derive(Debug)]
-pub enum LoadResult {
+pub(crate) enum LoadResult {
     /// The server says it loaded.
     Loaded,
     /// It loaded under this other name.
@@ -179,19 +179,19 @@ pub enum LoadResult {
 
 /// The program that serves the models.
 #[derive(Debug)]
-pub enum Backend<'a> {
+pub(crate) enum Backend<'a> {
     /// LM Studio.
     LmStudio(LmStudio<'a>),
 }
 
 impl<'a> Backend<'a> {
     /// Names the backend; nothing is asked or looked for.
-    pub fn new(context: &'a Context<'a>) -> Self {
+    pub(crate) fn new(context: &'a Context<'a>) -> Self {
         Self::LmStudio(LmStudio::new(context))
     }
 
     /// One round of requests, without any effect. A warm call asks nothing else.
-    pub async fn read(&self) -> Reading {
+    pub(crate) async fn read(&self) -> Reading {
         match self {
             Self::LmStudio(it) => it.read().await,
         }
@@ -200,7 +200,7 @@ impl<'a> Backend<'a> {
     /// Observes the server. Must ask again, and ask others, where one round means nothing yet, and
     /// must end within a few times `probeTimeoutMs`. `first` is a reading taken already. `cached`
     /// is used in place of a source that is slow, and only of one.
-    pub async fn observe(
+    pub(crate) async fn observe(
         &self,
         first: Option<Reading>,
         cached: &dyn Fn() -> Option<Vec<Instance>>,
@@ -211,21 +211,21 @@ impl<'a> Backend<'a> {
     }
 
     /// Every downloaded model, those of the snapshot if it lists them.
-    pub async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
+    pub(crate) async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
         match self {
             Self::LmStudio(it) => it.downloaded(snapshot).await,
         }
     }
 
     /// The failure of a key that is not among `models`. Nothing similar is taken for it.
-    pub fn not_downloaded(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
+    pub(crate) fn not_downloaded(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
         match self {
             Self::LmStudio(_) => lmstudio::not_downloaded(request, models),
         }
     }
 
     /// How `found`, one of `models`, will be loaded.
-    pub async fn load_target(
+    pub(crate) async fn load_target(
         &self,
         request: &ModelRequest,
         found: &Downloaded,
@@ -237,14 +237,14 @@ impl<'a> Backend<'a> {
     }
 
     /// Whether the model can be loaded at all: asked before anything is unloaded for it.
-    pub fn check_loadable(&self, request: &ModelRequest) -> Result<(), Failure> {
+    pub(crate) fn check_loadable(&self, request: &ModelRequest) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.load_method(request).map(drop),
         }
     }
 
     /// A warning that names the configured options which a load here cannot apply.
-    pub fn unsupported(&self, request: &ModelRequest) -> Option<String> {
+    pub(crate) fn unsupported(&self, request: &ModelRequest) -> Option<String> {
         match self {
             Self::LmStudio(it) => it.unsupported(request),
         }
@@ -254,7 +254,7 @@ impl<'a> Backend<'a> {
     /// within `loadTimeoutMs`, and must keep
     /// `operation` locked in what carries it out, or marked where the server does.
     /// `on_percent` sees how far it is.
-    pub async fn load(
+    pub(crate) async fn load(
         &self,
         request: &ModelRequest,
         target: &LoadTarget,
@@ -267,7 +267,7 @@ impl<'a> Backend<'a> {
     }
 
     /// Unloads what our own load brought up under a wrong name, by what loaded it.
-    pub async fn undo_load(
+    pub(crate) async fn undo_load(
         &self,
         request: &ModelRequest,
         identifier: &str,
@@ -280,7 +280,11 @@ impl<'a> Backend<'a> {
 
     /// Unloads one instance, with `operation` locked for as long as that may go on. The inner error is the server's account, and success proves nothing:
     /// the gate observes afterwards.
-    pub async fn unload(&self, identifier: &str, operation: Option<&Operation>) -> Result<Result<(), String>, Failure> {
+    pub(crate) async fn unload(
+        &self,
+        identifier: &str,
+        operation: Option<&Operation>,
+    ) -> Result<Result<(), String>, Failure> {
         match self {
             Self::LmStudio(it) => it.unload(identifier, operation).await,
         }
@@ -288,28 +292,32 @@ impl<'a> Backend<'a> {
 
     /// Every instance with whether it is busy; `busy` is `None` where that cannot be told. One
     /// that is loading must never be called idle. The inner error says why nothing can be told.
-    pub async fn activity(&self) -> Result<Result<Vec<Instance>, String>, Failure> {
+    pub(crate) async fn activity(&self) -> Result<Result<Vec<Instance>, String>, Failure> {
         match self {
             Self::LmStudio(it) => it.activity().await,
         }
     }
 
     /// What the load would take in memory, where the server tells.
-    pub async fn estimate(&self, request: &ModelRequest, target: &LoadTarget) -> Result<Option<Estimate>, Failure> {
+    pub(crate) async fn estimate(
+        &self,
+        request: &ModelRequest,
+        target: &LoadTarget,
+    ) -> Result<Option<Estimate>, Failure> {
         match self {
             Self::LmStudio(it) => it.estimate(request, target).await,
         }
     }
 
     /// How a user unloads an instance by hand.
-    pub fn unload_command(&self, identifier: &str) -> String {
+    pub(crate) fn unload_command(&self, identifier: &str) -> String {
         match self {
             Self::LmStudio(_) => lmstudio::unload_command(identifier),
         }
     }
 
     /// A load that was refused for memory, in the server's words.
-    pub fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
+    pub(crate) fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
         match self {
             Self::LmStudio(it) => it.refused(request, words),
         }
@@ -317,35 +325,35 @@ impl<'a> Backend<'a> {
 
     /// What the user should know of a model that this call found ready: why a client could be
     /// refused all the same.
-    pub fn caveat(&self) -> Option<String> {
+    pub(crate) fn caveat(&self) -> Option<String> {
         match self {
             Self::LmStudio(it) => it.caveat(),
         }
     }
 
     /// The failure of a snapshot whose sources disagree about a model.
-    pub fn contradicted(&self) -> Failure {
+    pub(crate) fn contradicted(&self) -> Failure {
         match self {
             Self::LmStudio(it) => it.contradicted(),
         }
     }
 
     /// The program's name in messages.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::LmStudio(_) => "LM Studio",
         }
     }
 
     /// Whether the server may be started: on this machine alone, where the program itself answers.
-    pub fn may_start(&self) -> bool {
+    pub(crate) fn may_start(&self) -> bool {
         match self {
             Self::LmStudio(it) => it.may_start(),
         }
     }
 
     /// The failure of a server that is down and may not be started.
-    pub fn down(&self) -> Failure {
+    pub(crate) fn down(&self) -> Failure {
         match self {
             Self::LmStudio(it) => it.down(),
         }
@@ -353,14 +361,14 @@ impl<'a> Backend<'a> {
 
     /// Starts the server and waits until it answers, within `serverStartTimeoutMs`. Must never
     /// move one that runs elsewhere.
-    pub async fn start(&self, progress: Progress) -> Result<(), Failure> {
+    pub(crate) async fn start(&self, progress: Progress) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.start(progress).await,
         }
     }
 
     /// Downloads exactly this key.
-    pub async fn download(&self, request: &ModelRequest, progress: Progress) -> Result<(), Failure> {
+    pub(crate) async fn download(&self, request: &ModelRequest, progress: Progress) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.download(request, progress).await,
         }

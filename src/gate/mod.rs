@@ -22,7 +22,7 @@ use tracing::Instrument;
 use crate::backend::{Backend, Context, Observation};
 use crate::pure::config::Config;
 use crate::pure::decision::Change;
-pub use crate::pure::load::ModelRequest;
+pub(crate) use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Reading, Residency};
@@ -31,7 +31,7 @@ use crate::sys::http::Server;
 use crate::sys::leader::{Leader, Leadership};
 use crate::sys::lock::Lock;
 use crate::sys::private::NoStore;
-pub use crate::sys::private::Refusal;
+pub(crate) use crate::sys::private::Refusal;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::Shutdown;
 use crate::sys::state::Store;
@@ -43,7 +43,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Everything one call is about.
 #[derive(Debug)]
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// The server.
@@ -74,7 +74,7 @@ pub struct Call<'a> {
 ///
 /// # Errors
 /// When the state directory must not be used; no model was touched then.
-pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
+pub(crate) async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
     let context = call.context();
     let gate = Gate::new(call, &context);
     if let Some(outcomes) = gate.cached_outcomes()? {
@@ -91,7 +91,7 @@ pub async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
 ///
 /// # Errors
 /// As [`ensure`].
-pub async fn confirm(call: &Call<'_>, outcomes: &mut [Outcome], may_heal: bool) -> Result<bool, Refusal> {
+pub(crate) async fn confirm(call: &Call<'_>, outcomes: &mut [Outcome], may_heal: bool) -> Result<bool, Refusal> {
     let context = call.context();
     let gate = Gate::new(call, &context);
     let tasks: Vec<ModelTask<'_>> = call.requests.iter().map(|request| ModelTask::new(&gate, request)).collect();

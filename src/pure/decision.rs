@@ -9,7 +9,7 @@ use super::text::duration;
 
 /// What our own locks tell of a load of this model. A load by others leaves no trace there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OwnLoad {
+pub(crate) enum OwnLoad {
     /// One of us has ordered one, and it goes on.
     UnderWay,
     /// Another lmswarm leads because of this model: it is about to load, or has just done so.
@@ -21,7 +21,7 @@ pub enum OwnLoad {
 
 /// What is known of a model besides what the server shows.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// A failure that was expensive to find out and is still replayed.
     pub failure: Option<Failure>,
     /// What our own locks tell.
@@ -34,7 +34,7 @@ pub struct Known {
 
 /// What to do about one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision<'a> {
+pub(crate) enum Decision<'a> {
     /// Nothing; with what the user should know.
     Ready(&'a Instance, Vec<String>),
     /// A load is under way: wait for it.
@@ -53,7 +53,7 @@ pub enum Decision<'a> {
 
 /// A change of what is resident that ends with the model loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Load it: nothing of it is resident.
     Load,
     /// Unload the copies under other names first.
@@ -63,7 +63,7 @@ pub enum Change {
 }
 
 /// Decides; `server` is what messages call the program there. Needs nothing of `known` for a model that is ready and without drift.
-pub fn decide<'a>(
+pub(crate) fn decide<'a>(
     snapshot: &'a Snapshot,
     request: &ModelRequest,
     config: &Config,
@@ -153,7 +153,7 @@ fn is_missing(snapshot: &Snapshot, request: &ModelRequest) -> bool {
 }
 
 /// Asking for more than the model has means all it has; the user should know.
-pub fn context_warning(request: &ModelRequest, max: Option<u64>) -> Option<String> {
+pub(crate) fn context_warning(request: &ModelRequest, max: Option<u64>) -> Option<String> {
     let (asked, max) = (request.options.context_length?, max?);
     (asked > max)
         .then(|| format!("`{}` can have a context of {max} tokens at most; {asked} were asked for", request.key))

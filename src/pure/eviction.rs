@@ -6,7 +6,7 @@ use crate::pure::residency::{Instance, is_ambiguous};
 
 /// What to do before a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// It is expected to fit, or nobody can tell: try.
     Load,
     /// It is not expected to fit; this instance goes first.
@@ -27,7 +27,7 @@ pub struct Estimate {
 
 /// What is known about a load beforehand.
 #[derive(Debug, Clone, Copy)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// LM Studio's own estimate.
     pub estimate: Option<Estimate>,
     /// The model's size on disk.
@@ -40,7 +40,13 @@ pub struct Demand {
 ///
 /// A budget that is set always counts. Without one the estimator's word counts, and
 /// without an estimate nine tenths of the memory do. What nobody can tell is tried.
-pub fn plan(demand: Demand, resident: &[Instance], policy: &EvictionPolicy, needed: &[ModelKey], room: usize) -> Plan {
+pub(crate) fn plan(
+    demand: Demand,
+    resident: &[Instance],
+    policy: &EvictionPolicy,
+    needed: &[ModelKey],
+    room: usize,
+) -> Plan {
     let budget = match (policy.budget, demand.machine_bytes) {
         (0, machine) => machine.map(|bytes| bytes / 10 * 9),
         (set, _) => Some(set),
@@ -78,7 +84,11 @@ fn used(resident: &[Instance]) -> u64 {
 
 /// The instance to unload next: idle, on this machine, not protected, least recently used;
 /// one that was never used goes first. An instance that nobody can call idle stays.
-pub fn next_victim<'a>(resident: &'a [Instance], policy: &EvictionPolicy, needed: &[ModelKey]) -> Option<&'a Instance> {
+pub(crate) fn next_victim<'a>(
+    resident: &'a [Instance],
+    policy: &EvictionPolicy,
+    needed: &[ModelKey],
+) -> Option<&'a Instance> {
     let is_named = |it: &Instance, name: &str| it.identifier == name || it.model_key.as_deref() == Some(name);
     resident
         .iter()

@@ -2,7 +2,7 @@
 //! after one another. It tells texts apart that differ by chance, not by intent.
 
 /// FNV-1a of the text's bytes, 64 bits.
-pub fn fnv1a(text: &str) -> u64 {
+pub(crate) fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

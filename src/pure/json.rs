@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 /// A `T` that was written as an object. serde alone would fill a struct from a list as well,
 /// so that `[[]]` would be an answer with an empty list of models.
 #[derive(Debug)]
-pub struct Object<T>(pub T);
+pub(crate) struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 /// Most bytes of a list: one of 50,000 models has about 30 MiB.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 /// The same in words.
-pub const LARGEST: &str = "64 MiB";
+pub(crate) const LARGEST: &str = "64 MiB";
 /// Most bytes of one element, and of what stands around the list.
 const MOST_AT_ONCE: usize = 1024 * 1024;
 /// How much is added at a time to what is begun: most elements are smaller.
@@ -20,7 +20,7 @@ const DEEPEST: u32 = 100;
 
 /// The list that is the member `name` of an object.
 #[derive(Debug)]
-pub struct JsonList {
+pub(crate) struct JsonList {
     name: &'static str,
     next: Next,
     /// Whether the list has been there.
@@ -49,7 +49,7 @@ enum Next {
 
 /// What became of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// It was read to the end of the object around it.
     Whole,
     /// There was none, or not all of it.
@@ -60,13 +60,13 @@ pub enum End {
 
 impl JsonList {
     /// Expects the list under this name.
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self { name, next: Next::Object, is_read: false, bytes: 0, rest: Vec::new() }
     }
 
     /// Takes the next piece of the text. `element` reads one element; an element of which not all
     /// is there yet is read again from its beginning.
-    pub fn feed(&mut self, piece: &[u8], element: &mut impl FnMut(&mut Cursor<'_>) -> Result<(), Stop>) {
+    pub(crate) fn feed(&mut self, piece: &[u8], element: &mut impl FnMut(&mut Cursor<'_>) -> Result<(), Stop>) {
         self.bytes = self.bytes.saturating_add(piece.len());
         if self.bytes > MOST_BYTES {
             self.give_up(Stop::TooLarge);
@@ -95,12 +95,12 @@ impl JsonList {
     }
 
     /// Whether no further piece can change what it came to.
-    pub fn is_given_up(&self) -> bool {
+    pub(crate) fn is_given_up(&self) -> bool {
         matches!(self.next, Next::Nothing | Next::NothingMore)
     }
 
     /// What it came to, once there is no further piece.
-    pub fn end(&self) -> End {
+    pub(crate) fn end(&self) -> End {
         match self.next {
             Next::End if self.is_read && self.rest.is_empty() => End::Whole,
             Next::NothingMore => End::TooLarge,
@@ -187,7 +187,7 @@ impl JsonList {
 
 /// Why reading does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// The text ends here; there may be more of it.
     Incomplete,
     /// It is not what it must be.
@@ -198,7 +198,7 @@ pub enum Stop {
 
 /// A place in a text.
 #[derive(Debug)]
-pub struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
 }
@@ -209,7 +209,7 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// When there is none, or not all of it.
     #[inline]
-    pub fn object(&mut self, mut member: impl FnMut(&'a [u8], Value<'a>)) -> Result<(), Stop> {
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&'a [u8], Value<'a>)) -> Result<(), Stop> {
         let text = self.text;
         let mut at = taken(text, self.at, b'{')?;
         let (char, first) = next(text, at)?;
@@ -431,14 +431,14 @@ fn find_special(text: &[u8], mut at: usize) -> usize {
 
 /// A value as it is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Value<'a>(&'a [u8]);
+pub(crate) struct Value<'a>(&'a [u8]);
 
 impl<'a> Value<'a> {
     /// Decodes it. Bytes that are no UTF-8 spoil the text they stand in, not the whole list.
     ///
     /// # Errors
     /// When it is something else.
-    pub fn decode<T: for<'de> Deserialize<'de>>(self) -> Result<T, Stop> {
+    pub(crate) fn decode<T: for<'de> Deserialize<'de>>(self) -> Result<T, Stop> {
         let text = String::from_utf8_lossy(self.0);
         serde_json::from_str(&text).map_err(|_| Stop::Malformed)
     }
@@ -447,7 +447,7 @@ impl<'a> Value<'a> {
     ///
     /// # Errors
     /// When it is something else.
-    pub fn text(self) -> Result<String, Stop> {
+    pub(crate) fn text(self) -> Result<String, Stop> {
         match self.plain() {
             Some(plain) => Ok(plain.to_owned()),
             None => self.decode(),
@@ -455,7 +455,7 @@ impl<'a> Value<'a> {
     }
 
     /// The number that it is, if it is one that is whole and not negative.
-    pub fn number(self) -> Option<u64> {
+    pub(crate) fn number(self) -> Option<u64> {
         let digit = |number: u64, char: &u8| {
             let digit = char.is_ascii_digit().then(|| u64::from(char - b'0'))?;
             number.checked_mul(10)?.checked_add(digit)
@@ -464,19 +464,19 @@ impl<'a> Value<'a> {
     }
 
     /// Whether it is a list with nothing in it.
-    pub fn is_empty_list(self) -> bool {
+    pub(crate) fn is_empty_list(self) -> bool {
         let inside = self.0.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
         inside.is_some_and(|inside| inside.trim_ascii().is_empty())
     }
 
     /// Whether it is this text, written without escapes.
-    pub fn is_plainly(self, text: &str) -> bool {
+    pub(crate) fn is_plainly(self, text: &str) -> bool {
         let inside = self.0.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
         inside == Some(text.as_bytes())
     }
 
     /// Whether it is any text.
-    pub fn is_text(self) -> bool {
+    pub(crate) fn is_text(self) -> bool {
         self.0.starts_with(b"\"")
     }
 

@@ -3,7 +3,7 @@
 use jsonc_parser::ParseOptions;
 
 /// Comments and trailing commas are allowed, and nothing else that JSON does not know.
-pub const JSONC: ParseOptions = ParseOptions {
+pub(crate) const JSONC: ParseOptions = ParseOptions {
     allow_comments: true,
     allow_trailing_commas: true,
     allow_loose_object_property_names: false,

@@ -11,7 +11,7 @@ use crate::sys::search_path::{self, NoProgram};
 
 /// A command that can be started.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     typed: OsString,
     path: PathBuf,
 }
@@ -21,7 +21,7 @@ impl Program {
     ///
     /// # Errors
     /// What a shell would answer with 127 or 126.
-    pub fn find(typed: &OsStr) -> Result<Self, NoProgram> {
+    pub(crate) fn find(typed: &OsStr) -> Result<Self, NoProgram> {
         let found = |path| Self { typed: typed.to_owned(), path };
         if Path::new(typed).components().count() > 1 || Path::new(typed).has_root() || ends_with_separator(typed) {
             return search_path::executable(Path::new(typed)).map(found);
@@ -42,7 +42,7 @@ impl Program {
 
     /// Becomes the command. Returns only when that fails.
     #[cfg(unix)]
-    pub fn replace_us(&self, args: &[OsString]) -> io::Error {
+    pub(crate) fn replace_us(&self, args: &[OsString]) -> io::Error {
         std::os::unix::process::CommandExt::exec(&mut self.command(args))
     }
 }
@@ -52,7 +52,7 @@ fn ends_with_separator(typed: &OsStr) -> bool {
 }
 
 #[cfg(unix)]
-pub use unix::Running;
+pub(crate) use unix::Running;
 #[cfg(not(unix))]
 pub use windows::Running;
 
@@ -69,7 +69,7 @@ mod unix {
 
     /// A command whose parent we are.
     #[derive(Debug)]
-    pub struct Running {
+    pub(crate) struct Running {
         pid: Pid,
         signals: Signals,
         changes: tokio::signal::unix::Signal,
@@ -80,7 +80,7 @@ mod unix {
         ///
         /// # Errors
         /// When the system cannot start it.
-        pub fn start(program: &Program, args: &[OsString]) -> io::Result<Self> {
+        pub(crate) fn start(program: &Program, args: &[OsString]) -> io::Result<Self> {
             let continued = SignalKind::from_raw(Signal::CONT.as_raw());
             // Watched before the command is there, so that none is missed.
             let changes = signal(SignalKind::child())?;
@@ -108,7 +108,7 @@ mod unix {
         ///
         /// # Errors
         /// When the system cannot tell how it ended.
-        pub async fn end(&mut self) -> io::Result<ExitCode> {
+        pub(crate) async fn end(&mut self) -> io::Result<ExitCode> {
             loop {
                 if let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG | WaitOptions::UNTRACED)? {
                     let number = |it: i32| u8::try_from(it).unwrap_or(u8::MAX);

@@ -25,7 +25,7 @@ type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> bool + Send);
 
 /// An API token. It has no `Debug` that shows it, and goes into one header only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token {
+pub(crate) struct Token {
     text: String,
     /// As it is, and as JSON may have it.
     spellings: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Token {
 
 impl Token {
     /// Takes the value of the variable; `None` when it cannot stand in a header.
-    pub fn new(text: &str) -> Option<Self> {
+    pub(crate) fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|it| it.is_ascii_graphic()) {
             return None;
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Token {
 
 /// One LM Studio server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// Its address.
     pub base: BaseUrl,
     client: Client,
@@ -99,7 +99,7 @@ impl Server {
     ///
     /// # Errors
     /// When an `https` address is given and the system's certificates cannot be loaded.
-    pub fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> anyhow::Result<Self> {
         let _step = tracing::trace_span!("client").entered();
         let mut builder = Client::builder()
             .user_agent(concat!("lmswarm/", env!("CARGO_PKG_VERSION")))
@@ -123,13 +123,13 @@ impl Server {
     }
 
     /// Whether requests carry a token.
-    pub fn has_token(&self) -> bool {
+    pub(crate) fn has_token(&self) -> bool {
         self.token.is_some()
     }
 
     /// One round: `GET /api/v1/models` and `GET /api/v0/models`, side by side. The models that
     /// are `requested` are found however long the lists are.
-    pub async fn lists<'a>(
+    pub(crate) async fn lists<'a>(
         &self,
         requested: impl IntoIterator<Item = &'a str>,
     ) -> (Received<V1List>, Received<V0List>) {
@@ -141,7 +141,7 @@ impl Server {
     }
 
     /// `GET` of a path below the root, within the probe's time.
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, None, self.probe_timeout, None).await
     }
 
@@ -152,7 +152,7 @@ impl Server {
     }
 
     /// `POST` of a JSON body, within `limit`.
-    pub async fn post(&self, path: &str, body: &Json, limit: Duration) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: &Json, limit: Duration) -> Reply {
         self.send(Method::POST, path, Some(body), limit, None).await
     }
 
@@ -194,7 +194,7 @@ impl Server {
 }
 
 /// Whether LM Studio greets there.
-pub async fn greets(server: &Server) -> bool {
+pub(crate) async fn greets(server: &Server) -> bool {
     match server.get("lmstudio-greeting").await {
         Reply::Answer(answer) => crate::pure::lmstudio::rest::is_greeting(&answer.body),
         _ => false,

@@ -2,7 +2,7 @@
 //! socket a number of its own, so that a restart shows.
 
 /// The number of what listens on `port`, where the system tells (Linux).
-pub fn life_of(port: u16) -> Option<u64> {
+pub(crate) fn life_of(port: u16) -> Option<u64> {
     let wanted = format!("{port:04X}");
     let numbers: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .into_iter()

@@ -172,7 +172,7 @@ fn is_contended(error: &io::Error) -> bool {
 
 /// How long a waiter sleeps before it asks again: about 25 ms, and not the same for
 /// everyone, so that a hundred waiters do not wake as one.
-pub fn poll_interval() -> Duration {
+pub(crate) fn poll_interval() -> Duration {
     Duration::from_millis(20 + u64::from(std::process::id() % 11))
 }
 

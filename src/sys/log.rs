@@ -26,7 +26,7 @@ use crate::pure::text::printable;
 use crate::sys::private::{make_folder, no_follow};
 
 /// Starts logging: `verbose` counts the `-v`s. Without either nothing is set up at all.
-pub fn start(verbose: u8, file: Option<PathBuf>) {
+pub(crate) fn start(verbose: u8, file: Option<PathBuf>) {
     if verbose == 0 && file.is_none() {
         return;
     }
@@ -59,7 +59,7 @@ pub fn start(verbose: u8, file: Option<PathBuf>) {
 }
 
 /// Whether the sentences for people go anywhere, where making one takes some work.
-pub fn explains() -> bool {
+pub(crate) fn explains() -> bool {
     tracing::event_enabled!(tracing::Level::DEBUG)
 }
 

@@ -24,7 +24,7 @@ const DEEPEST: usize = 16;
 
 /// What of the configuration is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// The configuration files: they name the servers.
     Files,
     /// The agents and commands in Markdown, too: they name models.
@@ -33,7 +33,7 @@ pub enum Extent {
 
 /// What was read.
 #[derive(Debug, Default)]
-pub struct Configuration {
+pub(crate) struct Configuration {
     /// The sources, lowest first.
     pub sources: Vec<ConfigSource>,
     /// The configuration files that were looked for and are not there.
@@ -45,7 +45,7 @@ pub struct Configuration {
 ///
 /// # Errors
 /// A sentence with file, line and column for a text that opencode would refuse as well.
-pub fn read_configuration(extent: Extent, token_variable: &str) -> Result<Configuration, String> {
+pub(crate) fn read_configuration(extent: Extent, token_variable: &str) -> Result<Configuration, String> {
     let mut sources = Vec::new();
     let absent = RefCell::new(Vec::new());
     let read = |path: PathBuf, trust| {
@@ -181,7 +181,7 @@ fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Optio
 }
 
 /// The key that opencode was given for a provider by `opencode auth login`, and where it is.
-pub fn stored_key(provider: &str) -> Option<(String, String)> {
+pub(crate) fn stored_key(provider: &str) -> Option<(String, String)> {
     let key = |json: &Json| {
         let entry = json.get(provider)?;
         (entry.get("type")? == "api").then(|| entry.get("key")?.as_str().map(str::to_owned)).flatten()
@@ -198,11 +198,11 @@ pub fn stored_key(provider: &str) -> Option<(String, String)> {
 /// The models of `lmstudio` in the list that opencode fetched last. It is large, and read
 /// only if the user asks for a model that is nowhere else.
 #[derive(Debug, Default)]
-pub struct Catalogue(OnceCell<Vec<String>>);
+pub(crate) struct Catalogue(OnceCell<Vec<String>>);
 
 impl Catalogue {
     /// Whether the list has the model.
-    pub fn has(&self, model: &str) -> bool {
+    pub(crate) fn has(&self, model: &str) -> bool {
         let models = self.0.get_or_init(|| {
             let path = variable("OPENCODE_MODELS_PATH")
                 .map(PathBuf::from)

@@ -9,7 +9,7 @@ use crate::pure::text::{duration, listed, printable, printable_json};
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum ColorChoice {
+pub(crate) enum ColorChoice {
     /// On a terminal, unless `NO_COLOR` is set.
     #[default]
     Auto,
@@ -21,7 +21,7 @@ pub enum ColorChoice {
 
 /// How to speak to people.
 #[derive(Debug, Clone, Copy)]
-pub struct Console {
+pub(crate) struct Console {
     quiet: bool,
     color: bool,
 }
@@ -39,7 +39,7 @@ impl Default for Console {
 
 impl Console {
     /// Decides how to speak.
-    pub fn new(quiet: bool, choice: ColorChoice) -> Self {
+    pub(crate) fn new(quiet: bool, choice: ColorChoice) -> Self {
         let color = match choice {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
@@ -52,37 +52,37 @@ impl Console {
 
     /// The same, with errors alone.
     #[must_use]
-    pub fn quieted(self) -> Self {
+    pub(crate) fn quieted(self) -> Self {
         Self { quiet: true, ..self }
     }
 
     /// Whether only errors are shown.
-    pub fn is_quiet(self) -> bool {
+    pub(crate) fn is_quiet(self) -> bool {
         self.quiet
     }
 
     /// Says what is going on.
-    pub fn note(self, text: &str) {
+    pub(crate) fn note(self, text: &str) {
         if !self.quiet {
             write_line(&format!("lmswarm: {}", printable(text)));
         }
     }
 
     /// Says something worth knowing that stops nothing.
-    pub fn warning(self, text: &str) {
+    pub(crate) fn warning(self, text: &str) {
         if !self.quiet {
             write_line(&format!("lmswarm: {} {}", self.paint(YELLOW, "warning:"), printable(text)));
         }
     }
 
     /// Says what went wrong and what to do next.
-    pub fn error(self, reason: &str, hint: Option<&str>) {
+    pub(crate) fn error(self, reason: &str, hint: Option<&str>) {
         write_line(&format!("lmswarm: {} {}", self.paint(RED, "error:"), printable(reason)));
         self.hint(hint);
     }
 
     /// Says why a model is not addressable; `blocks` tells an error from a warning.
-    pub fn failure(self, failure: &Failure, blocks: bool) {
+    pub(crate) fn failure(self, failure: &Failure, blocks: bool) {
         if failure.signal.is_some() {
             return self.note(&failure.reason);
         }
@@ -118,7 +118,7 @@ impl Console {
 }
 
 /// A warning of the log, which has no console.
-pub fn warn_early(text: &str) {
+pub(crate) fn warn_early(text: &str) {
     write_line(&format!("lmswarm: warning: {}", printable(text)));
 }
 
@@ -126,7 +126,7 @@ pub fn warn_early(text: &str) {
 ///
 /// # Errors
 /// When stdout cannot be written to for another reason.
-pub fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -138,7 +138,7 @@ pub fn print(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_json(report: &impl serde::Serialize) -> io::Result<()> {
+pub(crate) fn print_json(report: &impl serde::Serialize) -> io::Result<()> {
     print(&printable_json(&serde_json::to_string(report)?))
 }
 

@@ -28,7 +28,7 @@ const DRAIN: Duration = Duration::from_millis(50);
 
 /// How a child ended.
 #[derive(Debug)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// By itself, with this code.
     Code(i32),
     /// By a signal that was not ours: it crashed, or a limit of memory or time was over.
@@ -56,7 +56,7 @@ impl std::fmt::Display for Exit {
 
 /// A child that has ended.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// How.
     pub exit: Exit,
     /// What it wrote to stdout, at most 4 MiB from the start.
@@ -67,14 +67,14 @@ pub struct Finished {
 
 impl Finished {
     /// Whether it ended by itself with code 0.
-    pub fn succeeded(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         matches!(self.exit, Exit::Code(0))
     }
 
     /// Whether it failed for a reason that lies with this process or its environment: it could
     /// not be started, was ended from outside, or had no file to open. Another caller need not
     /// meet the same, so this is nothing to remember as the answer of what was called.
-    pub fn is_local_failure(&self) -> bool {
+    pub(crate) fn is_local_failure(&self) -> bool {
         match self.exit {
             // The codes are those of a shell, for what cannot be started and what a signal ended.
             Exit::NotStarted(_) | Exit::Signal(_) | Exit::Stopped(_) | Exit::Code(126..=192) => true,
@@ -90,7 +90,7 @@ impl Finished {
 /// Runs `program` with `args`, without the variables `secrets`, and waits for its end.
 /// `on_output` sees each piece of stdout; `lent` is an empty file that the child keeps open
 /// as long as it lives.
-pub async fn run(
+pub(crate) async fn run(
     program: &Path,
     args: &[String],
     secrets: &[String],

@@ -22,7 +22,7 @@ const CLEAR: &str = "\r\u{1b}[2K";
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub(crate) struct Progress {
     console: Console,
     style: Style,
     reminder: Duration,
@@ -37,7 +37,7 @@ enum Style {
 
 impl Progress {
     /// Settles how to show progress; `every` is how often where there is no terminal.
-    pub fn new(console: Console, wanted: bool, every: Option<Duration>) -> Self {
+    pub(crate) fn new(console: Console, wanted: bool, every: Option<Duration>) -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|it| it == "dumb");
         // A console of Windows may show the codes that move the line instead of obeying them.
         let can_move = stderr().is_terminal() && !dumb && cfg!(unix);
@@ -50,7 +50,7 @@ impl Progress {
     }
 
     /// Shows that something slow begins; `text` reads on its own, such as "loading `a`".
-    pub fn begin(self, text: &str, usual: Option<Duration>) -> Activity {
+    pub(crate) fn begin(self, text: &str, usual: Option<Duration>) -> Activity {
         let text = match usual {
             Some(usual) => format!("{text} (usually {})", duration(usual)),
             None => text.to_owned(),
@@ -119,7 +119,7 @@ async fn remind(progress: Progress, shown: watch::Receiver<Shown>) {
 /// Something slow that is going on; ends when dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Activity {
+pub(crate) struct Activity {
     progress: Progress,
     shown: watch::Sender<Shown>,
     /// Draws or prints from time to time.
@@ -128,17 +128,17 @@ pub struct Activity {
 
 impl Activity {
     /// Shows what it is now.
-    pub fn text(&self, text: &str) {
+    pub(crate) fn text(&self, text: &str) {
         self.shown.send_modify(|shown| shown.text = printable(text));
     }
 
     /// Shows how far it is.
-    pub fn percent(&self, percent: u8) {
+    pub(crate) fn percent(&self, percent: u8) {
         self.shown.send_modify(|shown| shown.percent = Some(percent));
     }
 
     /// Ends it with a line that stays.
-    pub fn done(self, text: &str) {
+    pub(crate) fn done(self, text: &str) {
         let (progress, time) = (self.progress, self.shown.borrow().started.elapsed());
         drop(self);
         if progress.style != Style::Nothing {

@@ -7,7 +7,7 @@ use crate::sys::search_path::{self, NoProgram};
 
 /// The top of the work tree around `working`. A linked work tree has a `.git` file, and is a
 /// limit of its own. Without `git` on `PATH` opencode finds none.
-pub fn root(working: &Path) -> Option<PathBuf> {
+pub(crate) fn root(working: &Path) -> Option<PathBuf> {
     let root = working.ancestors().find(|folder| is_repository(&folder.join(".git")))?;
     let git = if cfg!(windows) { "git.exe" } else { "git" };
     let has_git = !matches!(search_path::find_in(search_path::folders(), git), Err(NoProgram::NotFound));

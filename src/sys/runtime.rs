@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 ///
 /// # Errors
 /// When the system lets this process open too few files.
-pub fn start() -> io::Result<Runtime> {
+pub(crate) fn start() -> io::Result<Runtime> {
     expect_free_files()?;
     Builder::new_current_thread().enable_all().build()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a program cannot be started.
 #[derive(Debug)]
-pub enum NoProgram {
+pub(crate) enum NoProgram {
     /// There is none of that name.
     NotFound,
     /// There is, but it cannot be executed.
@@ -14,7 +14,7 @@ pub enum NoProgram {
 }
 
 /// The folders of `PATH`, in order. An empty one is the working directory, as for a shell.
-pub fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let current = |folder: PathBuf| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
     std::env::split_paths(&path).map(current).collect()
@@ -30,7 +30,10 @@ const DEFAULT_PATH: &str = "";
 ///
 /// # Errors
 /// What a shell would answer with 127 or 126.
-pub fn find_in(folders: impl IntoIterator<Item = PathBuf>, name: impl AsRef<OsStr>) -> Result<PathBuf, NoProgram> {
+pub(crate) fn find_in(
+    folders: impl IntoIterator<Item = PathBuf>,
+    name: impl AsRef<OsStr>,
+) -> Result<PathBuf, NoProgram> {
     let mut reason = NoProgram::NotFound;
     for folder in folders {
         match executable(&folder.join(name.as_ref())) {
@@ -47,7 +50,7 @@ pub fn find_in(folders: impl IntoIterator<Item = PathBuf>, name: impl AsRef<OsSt
 /// # Errors
 /// As [`find_in`].
 #[cfg(unix)]
-pub fn executable(path: &Path) -> Result<PathBuf, NoProgram> {
+pub(crate) fn executable(path: &Path) -> Result<PathBuf, NoProgram> {
     match std::fs::metadata(path) {
         // A shell takes an entry that cannot be looked at for absent, too.
         Err(_) => Err(NoProgram::NotFound),

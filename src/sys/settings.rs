@@ -11,7 +11,7 @@ use crate::sys::{files, paths};
 
 /// The configuration and what to tell the user about it.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The configuration.
     pub config: Config,
     /// Notes about unknown keys and the like.
@@ -22,7 +22,7 @@ pub struct Settings {
 
 impl Settings {
     /// Says which file was read, and where each value that is not a default came from.
-    pub fn explain(&self) -> Vec<String> {
+    pub(crate) fn explain(&self) -> Vec<String> {
         let file = match &self.file {
             Ok(path) => format!("configuration file: {}", path.display()),
             Err(looked_for) => {
@@ -41,7 +41,7 @@ impl Settings {
 ///
 /// # Errors
 /// A sentence for exit code 78: what is wrong, where, and what is allowed.
-pub fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
+pub(crate) fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
     let (ConfigFile { layer, warnings }, file) = read_user_file(file)?;
     let (environment, odd) = read_environment()?;
     let values = layer.under(environment.under(flags));

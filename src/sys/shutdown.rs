@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// Why the call must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// A signal, by its number.
     Signal(u8),
     /// `--timeout` is over.
@@ -18,7 +18,7 @@ pub enum Stop {
 
 /// Tells every wait of the call when it must end.
 #[derive(Debug, Clone)]
-pub struct Shutdown {
+pub(crate) struct Shutdown {
     stop: watch::Receiver<Option<Stop>>,
     forced: watch::Receiver<bool>,
 }
@@ -28,7 +28,7 @@ impl Shutdown {
     ///
     /// Before this is called a signal ends the process at once, which is right for a warm
     /// call: it has nothing to clean up.
-    pub fn listen(remaining: Option<Duration>) -> Self {
+    pub(crate) fn listen(remaining: Option<Duration>) -> Self {
         let (sender, stop) = watch::channel(None);
         let (force, forced) = watch::channel(false);
         let mut signals = Signals::listen();
@@ -57,12 +57,12 @@ impl Shutdown {
     }
 
     /// Whether the call must end.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stop.borrow().is_some()
     }
 
     /// Waits until the call must end.
-    pub async fn stopped(&self) -> Stop {
+    pub(crate) async fn stopped(&self) -> Stop {
         let stop = self.stop.clone().wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
         match stop {
             Some(stop) => stop,
@@ -72,7 +72,7 @@ impl Shutdown {
 
     /// Waits for a signal after the one that ended the call: the user will not wait for a
     /// clean end.
-    pub async fn forced(&self) {
+    pub(crate) async fn forced(&self) {
         if self.forced.clone().wait_for(|forced| *forced).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -82,7 +82,7 @@ impl Shutdown {
     ///
     /// # Errors
     /// Why the call must end.
-    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
         tokio::select! {
             biased;
             stop = self.stopped() => Err(stop),

@@ -52,7 +52,7 @@ impl Store {
     /// Opens the directory, making it if need be.
     ///
     /// # Errors
-    /// See [`NoStore`].
+    /// See `NoStore`.
     pub fn open(folder: &Path, slug: &str) -> Result<Self, NoStore> {
         make_private(folder)?;
         let [lock, start_lock] = [&format!("{slug}.lock"), "server-start.lock"].map(|name| folder.join(name));

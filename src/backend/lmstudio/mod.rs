@@ -19,7 +19,7 @@ use crate::sys::lmstudio::lms::Lms;
 
 /// One LM Studio server.
 #[derive(Debug)]
-pub struct LmStudio<'a> {
+pub(crate) struct LmStudio<'a> {
     context: &'a Context<'a>,
     /// Looked for when it is first needed: a warm call does without.
     lms: OnceCell<Result<Lms, String>>,

@@ -2,7 +2,7 @@
 
 /// Why the process ends. Stable: scripts depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitCode {
+pub(crate) enum ExitCode {
     /// Every model is addressable (or `failMode` is `open`).
     Success,
     /// An error of ours.
@@ -32,7 +32,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// The number for the operating system.
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Unexpected => 1,
@@ -51,7 +51,7 @@ impl ExitCode {
 }
 
 /// The table for `--help` and the README.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Exit codes:
   0    every model named is addressable (with --fail-mode open: or you said not to be stopped)
   1    unexpected error in lmswarm itself

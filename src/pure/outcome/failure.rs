@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::pure::outcome::exit::ExitCode;
 
-/// The kind of a failure, as `--json` names it.
+/// The kind of a failure, as `--json` names it. The names are the contract; the README explains each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names are the contract; the README explains each")]
 pub enum Category {
     ServerUnreachable,
     NotLmStudio,
@@ -146,7 +145,7 @@ pub enum FailMode {
 
 /// The end of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Every model is addressable.
     pub ok: bool,
     /// Whether a caller that gates a request should send it.
@@ -156,7 +155,7 @@ pub struct Verdict {
 }
 
 /// Ranks the failures of one call, in the order the models were given.
-pub fn verdict(failures: &[&Failure], mode: FailMode) -> Verdict {
+pub(crate) fn verdict(failures: &[&Failure], mode: FailMode) -> Verdict {
     // The user asked this very process to stop: no fail mode turns that into a yes.
     if let Some(signal) = failures.iter().find_map(|failure| failure.signal) {
         return Verdict { ok: false, proceed: false, exit: ExitCode::Signal(signal) };

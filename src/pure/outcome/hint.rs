@@ -7,7 +7,7 @@ use crate::pure::text::shell_word;
 /// `hint`, which is written for the command line, with the config keys in the place of the flags.
 /// A flag that has no key becomes the whole command for `model`. What stands in backticks is a
 /// command or a name, and stays, unless it is such a flag alone.
-pub fn for_report(hint: &str, model: Option<&str>) -> String {
+pub(crate) fn for_report(hint: &str, model: Option<&str>) -> String {
     let pieces = hint.split('`').enumerate().map(|(number, piece)| {
         if number.is_multiple_of(2) {
             return unquoted(piece, model);

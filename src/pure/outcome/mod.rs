@@ -1,6 +1,6 @@
 //! What a call comes to: failures, exit codes and the report.
 
-pub mod exit;
-pub mod failure;
-pub mod hint;
-pub mod report;
+pub(crate) mod exit;
+pub(crate) mod failure;
+pub(crate) mod hint;
+pub(crate) mod report;

@@ -13,7 +13,7 @@ use crate::pure::text::printable;
 /// What was done for a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub(crate) enum Action {
     /// It was addressable already, or nothing came of it.
     None,
     /// Another process loaded it meanwhile.
@@ -30,7 +30,7 @@ pub enum Action {
 
 /// An addressable model.
 #[derive(Debug, Clone)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// What was done.
     pub action: Action,
     /// Who said it is addressable.
@@ -43,7 +43,7 @@ pub struct Ready {
 
 /// What became of one model.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The key.
     pub key: String,
     /// As it was typed, or the role that was asked for.
@@ -64,7 +64,7 @@ pub struct Outcome {
 /// are data, and stay as they are.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report<'a> {
+pub(crate) struct Report<'a> {
     schema: u8,
     ok: bool,
     proceed: bool,
@@ -76,7 +76,7 @@ pub struct Report<'a> {
 
 /// An error of the call as a whole (exit codes 1 and 78).
 #[derive(Debug, Serialize)]
-pub struct ErrorReport {
+pub(crate) struct ErrorReport {
     reason: String,
     hint: Option<String>,
 }
@@ -137,7 +137,7 @@ fn maybe_millis<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result
 
 impl<'a> Report<'a> {
     /// The report of a call that got as far as its models.
-    pub fn of_models(outcomes: &'a [Outcome], mode: FailMode, verdict: Verdict) -> Self {
+    pub(crate) fn of_models(outcomes: &'a [Outcome], mode: FailMode, verdict: Verdict) -> Self {
         Self {
             schema: 1,
             ok: verdict.ok,
@@ -151,7 +151,7 @@ impl<'a> Report<'a> {
 
     /// The report of a call that failed as a whole. It never says proceed: a process that cannot
     /// read the configuration cannot know that the user wanted to be let through.
-    pub fn of_error(reason: &str, hint: Option<&str>, exit_code: u8) -> Self {
+    pub(crate) fn of_error(reason: &str, hint: Option<&str>, exit_code: u8) -> Self {
         Self {
             schema: 1,
             ok: false,

@@ -6,7 +6,10 @@ use crate::pure::opencode::roles::ROLE_WORDS;
 /// What may be offered: the roles, and those agents and keys that mean themselves to every
 /// shell. A server chooses its keys and a project its agents, and some shells put what is
 /// offered on the line unquoted.
-pub fn candidates(agents: impl IntoIterator<Item = String>, keys: impl IntoIterator<Item = String>) -> Vec<String> {
+pub(crate) fn candidates(
+    agents: impl IntoIterator<Item = String>,
+    keys: impl IntoIterator<Item = String>,
+) -> Vec<String> {
     let is_plain = |word: &String| {
         word.starts_with(|it: char| it.is_ascii_alphanumeric())
             && word.chars().all(|it| it.is_ascii_alphanumeric() || "._/@:+-".contains(it))
@@ -20,7 +23,7 @@ pub fn candidates(agents: impl IntoIterator<Item = String>, keys: impl IntoItera
 
 /// Lets clap's script for bash complete a MODEL. `takes_value` are the flags behind which
 /// no MODEL can stand.
-pub fn for_bash(script: &str, takes_value: &[String]) -> String {
+pub(crate) fn for_bash(script: &str, takes_value: &[String]) -> String {
     let ours = BASH.replace("FLAGS", &takes_value.join("|"));
     format!("{}{ours}", script.replace("complete -F _lmswarm ", "complete -F _lmswarm_with_models "))
 }
@@ -30,7 +33,7 @@ pub fn for_bash(script: &str, takes_value: &[String]) -> String {
 const BASH: &str = include_str!("completion.bash");
 
 /// Lets clap's script for zsh complete a MODEL.
-pub fn for_zsh(script: &str) -> String {
+pub(crate) fn for_zsh(script: &str) -> String {
     let script: Vec<String> = script
         .lines()
         .map(|line| match line {
@@ -47,7 +50,7 @@ pub fn for_zsh(script: &str) -> String {
 const ZSH: &str = include_str!("completion.zsh");
 
 /// Lets clap's script for fish complete a MODEL.
-pub fn for_fish(script: &str) -> String {
+pub(crate) fn for_fish(script: &str) -> String {
     format!("{script}{FISH}")
 }
 

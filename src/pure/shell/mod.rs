@@ -1,4 +1,4 @@
 //! Scripts for shells: hooks and completions. Nothing is installed here.
 
-pub mod completion;
-pub mod wrapper;
+pub(crate) mod completion;
+pub(crate) mod wrapper;

@@ -3,7 +3,8 @@
 
 /// A shell that can be given a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shell {
+#[expect(clippy::enum_variant_names, reason = "PowerShell is its name")]
+pub(crate) enum Shell {
     /// bash.
     Bash,
     /// zsh.
@@ -16,7 +17,7 @@ pub enum Shell {
 
 impl Shell {
     /// The name, as people write it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bash => "bash",
             Self::Zsh => "zsh",
@@ -40,7 +41,7 @@ impl Shell {
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub fn check_wrapped(self, name: &str) -> Result<(), String> {
+    pub(crate) fn check_wrapped(self, name: &str) -> Result<(), String> {
         let is_same = |word: &str| match self {
             Self::PowerShell => word.eq_ignore_ascii_case(name),
             _ => word == name,
@@ -57,7 +58,7 @@ impl Shell {
 ///
 /// # Errors
 /// A sentence fragment that says what it must be.
-pub fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let is_plain = name.starts_with(|it: char| it.is_ascii_alphanumeric() || it == '_')
         && name.chars().all(|it| it.is_ascii_alphanumeric() || matches!(it, '_' | '-' | '.'))
         && name.len() <= 64;
@@ -71,12 +72,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// The functions for these names, which [`check_name`] has let pass.
-pub fn functions(shell: Shell, names: &[String]) -> String {
+pub(crate) fn functions(shell: Shell, names: &[String]) -> String {
     script(template(shell), names)
 }
 
 /// What takes the functions for these names away again.
-pub fn removal(shell: Shell, names: &[String]) -> String {
+pub(crate) fn removal(shell: Shell, names: &[String]) -> String {
     let template = match shell {
         Shell::Bash | Shell::Zsh => "unset -f NAME 2>/dev/null\n",
         Shell::Fish => "functions --erase NAME\n",

@@ -19,13 +19,13 @@ use crate::sys::shutdown::{Shutdown, Stop};
 const LIST_LIMIT: Duration = Duration::from_secs(15);
 const SERVER_START_LIMIT: Duration = Duration::from_secs(30);
 /// Longest that an `lms unload` may take.
-pub const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
 /// How long a download takes depends on the line; this only ends what hangs for good.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a call of `lms` came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// The whole call must end.
     Stopped(Stop),
     /// It failed.
@@ -34,7 +34,7 @@ pub enum Problem {
 
 /// How a call of `lms` failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LmsError {
+pub(crate) struct LmsError {
     /// Which command, and why, in one sentence.
     pub reason: String,
     /// Whether the reason lies with this process or its environment. Another caller need not meet
@@ -44,7 +44,7 @@ pub struct LmsError {
 
 impl LmsError {
     /// Says how a command failed: `` `lms ps --json` failed (exit code 1): … ``.
-    pub fn of(args: &[String], finished: &Finished, limit: Duration) -> Self {
+    pub(crate) fn of(args: &[String], finished: &Finished, limit: Duration) -> Self {
         let command = args.iter().take(2).map(String::as_str).collect::<Vec<_>>().join(" ");
         let words = error_sentence(&finished.stderr);
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
@@ -72,7 +72,7 @@ impl fmt::Display for LmsError {
 
 /// The `lms` program and how it reaches the server.
 #[derive(Debug)]
-pub struct Lms {
+pub(crate) struct Lms {
     program: PathBuf,
     /// `--host H --port P` for a server on another machine; empty for this one, where `lms`
     /// finds LM Studio by itself and needs no token.
@@ -85,7 +85,7 @@ pub struct Lms {
 impl Lms {
     /// Uses `program` for the server at `base`, which must suit it if it is not this machine.
     /// `token_variable` is what holds the API token, if anything does.
-    pub fn new(program: PathBuf, base: &BaseUrl, token_variable: &str, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(program: PathBuf, base: &BaseUrl, token_variable: &str, shutdown: Shutdown) -> Self {
         let reach = if base.is_loopback() {
             Vec::new()
         } else {
@@ -101,7 +101,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it fails twice: an instance that vanishes meanwhile fails the whole command.
-    pub async fn ps(&self) -> Result<Vec<Instance>, Problem> {
+    pub(crate) async fn ps(&self) -> Result<Vec<Instance>, Problem> {
         self.list("ps", parse_ps).await
     }
 
@@ -109,7 +109,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it fails twice.
-    pub async fn ls(&self) -> Result<Vec<Downloaded>, Problem> {
+    pub(crate) async fn ls(&self) -> Result<Vec<Downloaded>, Problem> {
         self.list("ls", parse_ls).await
     }
 
@@ -140,7 +140,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub async fn load(
+    pub(crate) async fn load(
         &self,
         args: Vec<String>,
         limit: Duration,
@@ -164,7 +164,7 @@ impl Lms {
     ///
     /// # Errors
     /// When the whole call must end.
-    pub async fn estimate(&self, args: Vec<String>) -> Result<Option<Estimate>, Stop> {
+    pub(crate) async fn estimate(&self, args: Vec<String>) -> Result<Option<Estimate>, Stop> {
         let args = self.reaching(args);
         match self.run(&args, LIST_LIMIT, |_| {}).await {
             Ok(finished) => Ok(parse_estimate(&finished.stderr)),
@@ -177,7 +177,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it fails by its own account.
-    pub async fn unload(&self, identifier: &str, lock: Option<File>) -> Result<(), Problem> {
+    pub(crate) async fn unload(&self, identifier: &str, lock: Option<File>) -> Result<(), Problem> {
         // It comes from a list, where anybody may have put a name that reads as an option.
         if ModelKey::parse(identifier).is_err() {
             let reason = format!("`{}` cannot be given to `lms unload`", printable(identifier));
@@ -192,7 +192,7 @@ impl Lms {
     ///
     /// # Errors
     /// When the download fails.
-    pub async fn get(&self, name: &str, mut on_percent: impl FnMut(u8)) -> Result<(), Problem> {
+    pub(crate) async fn get(&self, name: &str, mut on_percent: impl FnMut(u8)) -> Result<(), Problem> {
         let args = vec!["get".to_owned(), name.to_owned(), "-y".to_owned()];
         self.expect_success(args, DOWNLOAD_LIMIT, |piece| {
             if let Some(percent) = last_percent(piece) {
@@ -207,7 +207,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it fails by its own account.
-    pub async fn start_server(&self, port: u16, limit: Duration) -> Result<(), Problem> {
+    pub(crate) async fn start_server(&self, port: u16, limit: Duration) -> Result<(), Problem> {
         let args = ["server", "start", "--port"].map(str::to_owned).into_iter().chain([port.to_string()]);
         self.expect_success(args.collect(), limit.min(SERVER_START_LIMIT), |_| {}).await
     }
@@ -216,7 +216,7 @@ impl Lms {
     ///
     /// # Errors
     /// When it fails by its own account.
-    pub async fn wake(&self, limit: Duration) -> Result<(), Problem> {
+    pub(crate) async fn wake(&self, limit: Duration) -> Result<(), Problem> {
         self.expect_success(["daemon", "up", "--json"].map(str::to_owned).to_vec(), limit, |_| {}).await
     }
 

@@ -1,7 +1,7 @@
 //! LM Studio's files on this machine: its home, its `lms`, its server's last port. Reads
 //! only; LM Studio's own tools write the pointer file when they miss it, we do not.
 
-pub mod lms;
+pub(crate) mod lms;
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::sys::{files, paths};
 
 /// Finds LM Studio's home the way its own tools do: the pointer file, else the folder of
 /// older versions if it exists, else `~/.lmstudio`.
-pub fn home() -> Option<PathBuf> {
+pub(crate) fn home() -> Option<PathBuf> {
     let home = paths::home()?;
     let home = home.canonicalize().unwrap_or(home);
     if let Ok(pointer) = files::read(&home.join(".lmstudio-home-pointer"), 1) {
@@ -27,7 +27,7 @@ pub fn home() -> Option<PathBuf> {
 
 /// The port LM Studio's REST server had last, and the file that says so. The file stays
 /// when the server stops, and is missing if it never ran.
-pub fn last_port() -> Option<(u16, PathBuf)> {
+pub(crate) fn last_port() -> Option<(u16, PathBuf)> {
     let path = home()?.join(".internal/http-server-config.json");
     let text = files::read(&path, 1).ok()?;
     let json: Json = serde_json::from_slice(&text).ok()?;
@@ -40,7 +40,7 @@ pub fn last_port() -> Option<(u16, PathBuf)> {
 ///
 /// # Errors
 /// The places where it is not.
-pub fn find_lms(configured: Option<&Path>) -> Result<PathBuf, Vec<String>> {
+pub(crate) fn find_lms(configured: Option<&Path>) -> Result<PathBuf, Vec<String>> {
     if let Some(path) = configured {
         return executable(path).map_err(|_| vec![format!("{} (configured as lmsPath)", path.display())]);
     }
