@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use crate::sys::repository::Project;
 use crate::sys::search_path::{self, executable};
 use crate::sys::{files, paths};
 
@@ -36,7 +37,8 @@ pub(crate) fn last_port() -> Option<(u16, PathBuf)> {
 }
 
 /// Finds the `lms` program: the configured path and no other, else PATH, else LM Studio's
-/// home (`lms bootstrap` need not have put it on PATH).
+/// home (`lms bootstrap` need not have put it on PATH). What a project puts on PATH, such as
+/// the `node_modules/.bin` of an npm script, is passed over.
 ///
 /// # Errors
 /// The places where it is not.
@@ -47,10 +49,15 @@ pub(crate) fn find_lms(configured: Option<&Path>) -> Result<PathBuf, Vec<String>
     let name = if cfg!(windows) { "lms.exe" } else { "lms" };
     // A relative entry would let the working directory choose the program.
     let absolute = search_path::folders().into_iter().filter(|folder| folder.is_absolute());
-    if let Ok(path) = search_path::find_in(absolute, name) {
-        return Ok(path);
-    }
     let mut tried = vec!["PATH".to_owned()];
+    let mut project = None;
+    for folder in absolute {
+        let Ok(path) = executable(&folder.join(name)) else { continue };
+        let Some(top) = project.get_or_insert_with(Project::here).holding(&folder) else { return Ok(path) };
+        let (shown, top) = (path.display(), top.display());
+        tracing::debug!("`{shown}` is passed over, since PATH leads into the project {top}; lmsPath can name it");
+        tried.push(format!("{shown}, which is passed over as part of the project {top} unless lmsPath names it"));
+    }
     let user = paths::home();
     let homes =
         [home(), user.as_ref().map(|it| it.join(".lmstudio")), user.as_ref().map(|it| it.join(".cache/lm-studio"))];
