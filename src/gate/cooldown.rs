@@ -97,6 +97,7 @@ impl ModelTask<'_> {
     fn record_success(&self, history: &mut History, ready: &Ready) {
         let key = self.request.key.as_str();
         history.forget_failures(key);
+        history.remember_ensured(key);
         let Some(time) = ready.load_time else { return };
         history.remember_load(key, time);
         if let (Some(asked), Some(has)) = (self.request.options.context_length, ready.instance.context_length)

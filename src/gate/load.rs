@@ -81,6 +81,10 @@ impl ModelTask<'_> {
                 store.forget_verdicts();
             }
             if matches!(result, LoadResult::Loaded) {
+                if !evictions.spared.is_empty() {
+                    let (key, conflict) = (&self.request.key, self.conflict(&evictions.spared));
+                    self.warn(format!("{conflict}; `{key}` was loaded all the same"));
+                }
                 return Ok(Some((started.elapsed(), activity)));
             }
             drop(activity);
@@ -103,7 +107,12 @@ impl ModelTask<'_> {
                     {
                         continue;
                     }
-                    return Err(backend.refused(self.request, &words));
+                    let refusal = backend.refused(self.request, &words);
+                    return Err(if evictions.spared.is_empty() {
+                        refusal
+                    } else {
+                        self.does_not_fit(&evictions.spared, Some(refusal))
+                    });
                 }
                 // A server that was restarted is no reason to fail; one that a load takes down is.
                 _ if is_cut_off && !has_been_cut_off => has_been_cut_off = true,

@@ -211,6 +211,8 @@ pub struct History {
     failures: BTreeMap<String, PastFailure>,
     load_times_ms: BTreeMap<String, Vec<u64>>,
     granted: BTreeMap<String, Granted>,
+    /// When a leader ensured a model last, in milliseconds of the monotonic clock.
+    ensured_ms: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -316,6 +318,19 @@ impl History {
         let mut times = self.load_times_ms.get(model)?.clone();
         times.sort_unstable();
         times.get(times.len() / 2).copied().map(Duration::from_millis)
+    }
+
+    /// Remembers that a model was ensured just now.
+    pub fn remember_ensured(&mut self, model: &str) {
+        self.ensured_ms.insert(model.to_owned(), monotonic_ms());
+    }
+
+    /// How long ago models were ensured, by key. What the clock of another boot says lies in the
+    /// future, or long ago.
+    pub fn ensured(&self) -> BTreeMap<String, Duration> {
+        let now = monotonic_ms();
+        let age = |at_ms: u64| now.checked_sub(at_ms).map(Duration::from_millis);
+        self.ensured_ms.iter().filter_map(|(model, at_ms)| Some((model.clone(), age(*at_ms)?))).collect()
     }
 
     /// Remembers that LM Studio granted less context than wanted.
@@ -457,6 +472,14 @@ mod tests {
             history.remember_load("a", Duration::from_secs(seconds));
         }
         assert_eq!(history.usual_load("a"), Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn what_the_clock_of_another_boot_says_of_the_future_is_not_believed() {
+        let mut history = History::default();
+        history.remember_ensured("a");
+        history.ensured_ms.insert("b".to_owned(), monotonic_ms() + 60_000);
+        assert_eq!(history.ensured().into_keys().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]

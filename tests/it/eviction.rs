@@ -126,3 +126,89 @@ fn no_room_is_made_and_nothing_loaded_for_a_model_that_has_come_up_meanwhile() {
     assert_eq!(machine.resident(), [GEMMA, LLAMA]);
     assert!(!machine.lms_calls().iter().any(|it| it.contains("--identifier")), "{:?}", machine.lms_calls());
 }
+
+/// What `lmswarm` has loaded, in order, and how often something was unloaded.
+fn changes(machine: &Machine) -> (Vec<String>, usize) {
+    let loads = machine.events("load-begin");
+    let loads = loads.iter().filter(|it| it["by"] != "gui").map(|it| it["key"].as_str().expect("a key").to_owned());
+    (loads.collect(), machine.events("unload").len())
+}
+
+#[test]
+fn callers_that_alternate_do_not_evict_each_other_and_are_told_that_their_models_do_not_fit() {
+    // There is room for GEMMA or for QWEN.
+    let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
+    machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    for _ in 0..3 {
+        let run = machine.ensure(&[QWEN, "--evict-on-pressure", "--fresh"]).expect(5);
+        run.says(&format!("`{QWEN}` and `{GEMMA}` do not fit together"));
+        machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    }
+    assert_eq!(changes(&machine), (vec![GEMMA.to_owned()], 0));
+    let model = machine.ensure(&[QWEN, "--evict-on-pressure", "--fresh"]).expect(5).model();
+    assert_eq!(model["category"], "load-refused");
+    let hint = model["hint"].as_str().expect("a hint");
+    assert!(hint.contains("contextLength") && hint.contains("evictGraceMs"), "{hint}");
+}
+
+#[test]
+fn without_a_grace_the_last_caller_has_the_room() {
+    let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
+    for key in [GEMMA, QWEN, GEMMA] {
+        machine.ensure(&[key, "--evict-on-pressure", "--evict-grace-ms", "0"]).expect(0).json();
+    }
+    assert_eq!(changes(&machine), ([GEMMA, QWEN, GEMMA].map(str::to_owned).to_vec(), 2));
+}
+
+#[test]
+fn a_grace_ends() {
+    let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
+    machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    machine.ensure(&[QWEN, "--evict-on-pressure", "--evict-grace-ms", "1"]).expect(0).json();
+    assert_eq!(machine.resident(), [QWEN]);
+}
+
+#[test]
+fn another_idle_model_goes_in_the_place_of_one_that_was_just_loaded() {
+    let machine = Machine::with(json!({ "ramBytes": 24 * GIB }));
+    machine.preload(GEMMA);
+    machine.control("used", json!({ "identifier": GEMMA, "lastUsedTime": 2_000_000_000_000_u64 }));
+    // Never used, so it would go first.
+    machine.ensure(&[LLAMA, "--evict-on-pressure"]).expect(0).json();
+    machine.ensure(&[QWEN, "--evict-on-pressure"]).expect(0).json();
+    assert_eq!(machine.resident(), [LLAMA, QWEN]);
+}
+
+#[test]
+fn a_budget_stands_even_where_lm_studio_would_load_beside_what_was_just_loaded() {
+    let machine = Machine::new();
+    machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    let run = machine.ensure(&[LLAMA, "--evict-on-pressure", "--ram-budget-mb", "9000"]).expect(5);
+    assert_eq!(run.says("do not fit together").model()["category"], "load-refused");
+    assert_eq!(changes(&machine), (vec![GEMMA.to_owned()], 0));
+}
+
+#[test]
+fn a_refusal_that_no_estimate_foresaw_names_what_was_just_loaded() {
+    let machine = Machine::new();
+    machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    machine.faults(json!([{ "on": "load", "kind": "refuse", "times": 1 }]));
+    let run = machine.ensure(&[LLAMA, "--evict-on-pressure"]).expect(5);
+    run.says("insufficient system resources").says(&format!("`{LLAMA}` and `{GEMMA}` do not fit together"));
+    assert_eq!(machine.resident(), [GEMMA]);
+}
+
+#[test]
+fn a_load_that_fits_against_the_estimate_is_kept_with_a_warning() {
+    let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
+    machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();
+    machine.faults(json!([{ "on": "lms ps", "kind": "hold" }]));
+    let caller = machine.start(&[QWEN, "--evict-on-pressure"]);
+    // The estimate was against it; what is asked next is what could go.
+    machine.wait_for_event("fault");
+    machine.configure(json!({}));
+    machine.unhold();
+    let run = caller.end().expect(0).says("do not fit together");
+    assert!(run.model()["warnings"][0].as_str().is_some_and(|it| it.contains("was loaded all the same")), "{run:?}");
+    assert_eq!(machine.resident(), [GEMMA, QWEN]);
+}

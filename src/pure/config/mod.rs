@@ -56,6 +56,8 @@ pub struct EvictionPolicy {
     pub protect: Vec<String>,
     /// Most victims for one load.
     pub max_victims: usize,
+    /// How long a model that was just ensured is not unloaded.
+    pub grace: Duration,
 }
 
 /// Everything the gate is told, checked and typed.
@@ -143,6 +145,7 @@ impl Config {
                     0 => usize::MAX,
                     count => usize::try_from(count).unwrap_or(usize::MAX),
                 },
+                grace: time("evictGraceMs"),
             }),
             probe_timeout: time("probeTimeoutMs"),
             load_timeout: time("loadTimeoutMs"),

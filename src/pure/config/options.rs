@@ -301,6 +301,16 @@ pub const OPTIONS: &[Spec] = &[
         help: "Most models unloaded for one load; 0 means no limit",
     },
     Spec {
+        key: "evictGraceMs",
+        flag: "evict-grace-ms",
+        alias: None,
+        scope: Scope::Server,
+        kind: Kind::Integer(Unit::Milliseconds, 0, MAX_MS),
+        default: DefaultValue::Integer(60_000),
+        placeholder: "DURATION",
+        help: "How long a model that lmswarm has just loaded is not unloaded to make room",
+    },
+    Spec {
         key: "probeTimeoutMs",
         flag: "probe-timeout-ms",
         alias: None,
