@@ -411,13 +411,15 @@ fn digits_end(text: &[u8], start: usize) -> Result<usize, Stop> {
 #[inline(always)]
 fn find_special(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // The lowest bit that is set is where the first byte below `limit` is.
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
+    const HIGHS: u64 = ONES * 0x80;
     while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*eight);
-        let [quotes, escapes] = [b'"', b'\\'].map(|char| below(word ^ (ONES * u64::from(char)), 1));
-        let found = quotes | escapes | below(word, b' ');
+        // A byte that is smaller than what is subtracted gets its high bit set. Borrowing may set
+        // it above that byte, too, but the first is right.
+        let quotes = (word ^ (ONES * u64::from(b'"'))).wrapping_sub(ONES);
+        let escapes = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let controls = word.wrapping_sub(ONES * u64::from(b' '));
+        let found = (quotes | escapes | controls) & !word & HIGHS;
         if found != 0 {
             return at + (found.trailing_zeros() / 8) as usize;
         }
@@ -483,7 +485,7 @@ impl<'a> Value<'a> {
     /// The text, where it is written without escapes.
     fn plain(self) -> Option<&'a str> {
         let inside = self.0.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-        str::from_utf8(inside).ok().filter(|text| !text.bytes().any(|byte| byte == b'\\' || byte < b' '))
+        if find_special(inside, 0) < inside.len() { None } else { str::from_utf8(inside).ok() }
     }
 }
 
@@ -603,6 +605,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_special_character_is_found_among_any_bytes(text in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"\x1f \x21\"#[\\]\x80\xa2\xdc".as_slice())], 0..40)) {
+            let first = text.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' ')).unwrap_or(text.len());
+            prop_assert_eq!(find_special(&text, 0), first);
+        }
+
         /// What is taken for JSON is JSON to serde, too, and has the same to say.
         #[test]
         fn what_is_whole_is_json(
