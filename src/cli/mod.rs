@@ -4,6 +4,7 @@
 mod mistakes;
 
 use std::ffi::{OsStr, OsString};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,13 +66,11 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
 static ONLY_TYPED: AtomicBool = AtomicBool::new(false);
 
 fn try_parse() -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(std::env::args_os());
-    let parsed =
-        matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| error.format(&mut command));
-    // To take it apart costs more than to read the command line, and the process ends soon.
-    std::mem::forget(command);
-    parsed
+    // To take these apart costs more than to read the command line, and the process ends soon.
+    let mut command = ManuallyDrop::new(Cli::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os()).map(ManuallyDrop::new);
+    let parsed = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| error.format(&mut command))
 }
 
 /// The command line as it was typed, program included. What is no text in it is only shown.
@@ -92,11 +91,11 @@ pub(crate) enum Request {
 
     /// Print what puts the gate before opencode, or before another command
     #[command(long_about = HOOK_ABOUT)]
-    Hook(HookArgs),
+    Hook(LazyArgs<HookArgs>),
 
     /// Print completions for a shell
     #[command(long_about = COMPLETIONS_ABOUT)]
-    Completions(CompletionsArgs),
+    Completions(LazyArgs<CompletionsArgs>),
 
     /// Show what was made of the configuration
     Config(ConfigArgs),
@@ -145,6 +144,11 @@ impl<T: Args> Args for LazyArgs<T> {
 impl<T: FromArgMatches> FromArgMatches for LazyArgs<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         T::from_arg_matches(matches).map(Self)
+    }
+
+    // Without it clap would copy all of the matches.
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches_mut(matches).map(Self)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

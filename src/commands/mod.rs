@@ -41,8 +41,8 @@ fn dispatch(command: Request, console: Console, started: Instant) -> Result<Exit
     let done = match command {
         Request::Ensure(LazyArgs(args)) => runtime.block_on(ensure::run(args, console, started)),
         Request::Run(LazyArgs(args)) => runtime.block_on(run::run(args, console, started)),
-        Request::Hook(args) => runtime.block_on(hook::run(args, console)),
-        Request::Completions(args) => runtime.block_on(completions::run(args)),
+        Request::Hook(LazyArgs(args)) => runtime.block_on(hook::run(args, console)),
+        Request::Completions(LazyArgs(args)) => runtime.block_on(completions::run(args)),
         Request::Config(args) => config::run(args, console),
     };
     // Tasks that watch signals or draw progress are still there, and nothing waits for them.
