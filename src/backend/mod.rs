@@ -224,6 +224,13 @@ impl<'a> Backend<'a> {
         }
     }
 
+    /// The failure of a key that is not among `models` though a download of it ended well.
+    pub(crate) fn misfiled(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
+        match self {
+            Self::LmStudio(_) => lmstudio::misfiled(request, models),
+        }
+    }
+
     /// How `found`, one of `models`, will be loaded.
     pub(crate) async fn load_target(
         &self,
@@ -342,6 +349,13 @@ impl<'a> Backend<'a> {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::LmStudio(_) => "LM Studio",
+        }
+    }
+
+    /// Where the program tells what it did, as the subject of a sentence.
+    pub(crate) fn log(&self) -> &'static str {
+        match self {
+            Self::LmStudio(_) => lmstudio::LOG,
         }
     }
 

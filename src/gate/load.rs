@@ -11,11 +11,10 @@ use crate::pure::decision::context_warning;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, Snapshot, drift, find_downloaded};
-use crate::pure::text::{duration, printable, similar};
+use crate::pure::text::{duration, printable};
 use crate::sys::progress::Activity;
 
-/// How long an instance may take to appear in the lists: `lms ps` shows a load about 200 ms
-/// after it began.
+/// How long an instance may take to appear in the lists after its load began.
 pub(super) const APPEARS: Duration = Duration::from_millis(1500);
 
 impl ModelTask<'_> {
@@ -37,12 +36,7 @@ impl ModelTask<'_> {
         if !has_downloaded {
             return Ok(None);
         }
-        let key = self.request.key.as_str();
-        let reason = format!("a download for `{key}` ended well, but {} has no model of that name", backend.name());
-        Err(Failure {
-            suggestions: similar(key, models.iter().map(|it| it.key.as_str())),
-            ..Failure::new(Category::DownloadFailed, reason).hinted("`lms ls` shows under which name it was put")
-        })
+        Err(backend.misfiled(self.request, &models))
     }
 
     /// Loads, making room as far as allowed; returns how long it took and what is shown of
@@ -136,8 +130,8 @@ impl ModelTask<'_> {
             LoadResult::Misnamed(name) if key.is_copy(name) => APPEARS,
             _ => Duration::ZERO,
         };
-        // Our own load that hangs, or goes on without its `lms`, is listed as well; where
-        // readiness is not reported, that is no proof of anything.
+        // Our own load that hangs, or goes on without the child that ordered it, is listed as well;
+        // where readiness is not reported, that is no proof of anything.
         let may_be_ours = matches!(result, LoadResult::TimedOut | LoadResult::Lost(_) | LoadResult::CutOff(_));
         let waits_for_load = !matches!(result, LoadResult::TimedOut);
         let started = Instant::now();
@@ -255,7 +249,7 @@ impl ModelTask<'_> {
         }
     }
 
-    /// The model this instance is of, if it is not the one that was asked for: `lms load` may have
+    /// The model this instance is of, if it is not the one that was asked for: the server may have
     /// matched another one.
     fn other_model<'i>(&self, instance: &'i Instance, target: &LoadTarget) -> Option<&'i str> {
         let model = instance.model_key.as_deref()?;
@@ -274,7 +268,9 @@ impl ModelTask<'_> {
             self.request.key,
             duration(APPEARS)
         );
-        Failure::new(Category::NotAddressable, reason)
-            .hinted("something may have unloaded it at once (memory, another client); LM Studio's log tells")
+        Failure::new(Category::NotAddressable, reason).hinted(format!(
+            "something may have unloaded it at once (memory, another client); {} tells",
+            self.gate.backend.log()
+        ))
     }
 }

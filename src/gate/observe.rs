@@ -11,7 +11,7 @@ use crate::pure::residency::{Instance, Readiness, Reading, Source, drift};
 use crate::sys::clock::now_ms;
 use crate::sys::state::{CachedVerdict, Store};
 
-/// How long a verdict of `lms ps` is reused unless configured: it takes 300 ms to get.
+/// How long a verdict of a slow source is reused unless configured: it takes 300 ms to get.
 const SLOW_SOURCE_CACHE: Duration = Duration::from_secs(30);
 /// A warm call is over by then; a longer one must be able to end in good order.
 const WARM: Duration = Duration::from_millis(250);
@@ -46,7 +46,7 @@ impl Gate<'_> {
     }
 
     /// Observes anew when a leader is done. It has left its verdict on disk: a herd must not
-    /// start an `lms` each to see the same.
+    /// start a program each to see the same.
     pub(super) async fn observe_after_leader(&self) -> Result<Observation, Failure> {
         self.note_generation();
         self.backend.observe(None, &|| self.kept_instances()).await
@@ -125,12 +125,13 @@ impl Gate<'_> {
         }
     }
 
-    /// How long a verdict is kept. Those of REST are kept only if the user gave a number.
+    /// How long a verdict is kept. Those of a quick source are kept only if the user gave a number.
     fn kept_for(&self, source: Source) -> Duration {
         match (self.call.config.verify_cache, source) {
-            (_, Source::Cache) | (None, Source::RestV1 | Source::RestV0) => Duration::ZERO,
-            (None, Source::LmsPs) => SLOW_SOURCE_CACHE,
+            (_, Source::Cache) => Duration::ZERO,
             (Some(age), _) => age,
+            (None, source) if source.is_slow() => SLOW_SOURCE_CACHE,
+            (None, _) => Duration::ZERO,
         }
     }
 

@@ -53,7 +53,10 @@ impl ModelTask<'_> {
                     "{name} went away while it loaded `{key}`, and nothing answered at {base} for {limit} after that"
                 );
                 Err(Failure::new(Category::ServerUnreachable, reason)
-                    .hinted("start it again, if it does not start by itself; its log tells why it ended")
+                    .hinted(format!(
+                        "start it again, if it does not start by itself; {} tells why it ended",
+                        self.gate.backend.log()
+                    ))
                     .for_waiters())
             }
         }

@@ -159,8 +159,8 @@ impl ModelTask<'_> {
         Ok(step)
     }
 
-    /// Waits until a load that one of us has ordered, and that is not listed yet, is: LM Studio
-    /// lists it about half a second after `lms` was started.
+    /// Waits until a load that one of us has ordered, and that is not listed yet, is: a server lists
+    /// it a moment after it was ordered.
     pub(super) async fn wait_for_listing(&self) -> Result<Step, Failure> {
         let until = Instant::now() + APPEARS;
         let mut backoff = Backoff::default();
@@ -187,7 +187,10 @@ impl ModelTask<'_> {
     pub(super) fn load_timeout(&self, what: &str) -> Failure {
         let limit = duration(self.gate.call.config.load_timeout);
         Failure::new(Category::LoadTimeout, format!("`{}` {what} after loadTimeoutMs ({limit})", self.request.key))
-            .hinted("raise --load-timeout-ms if the model is just slow; LM Studio's log tells why it hangs")
+            .hinted(format!(
+                "raise --load-timeout-ms if the model is just slow; {} tells why it hangs",
+                self.gate.backend.log()
+            ))
     }
 
     pub(super) fn usual_load(&self) -> Option<Duration> {

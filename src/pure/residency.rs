@@ -20,6 +20,13 @@ pub enum Source {
     Cache,
 }
 
+impl Source {
+    /// Whether to ask it costs as much as to start a program.
+    pub fn is_slow(self) -> bool {
+        self == Self::LmsPs
+    }
+}
+
 /// Whether an instance can answer now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {

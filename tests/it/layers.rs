@@ -162,6 +162,21 @@ fn is_whole(code: &str, at: usize, path: &str) -> bool {
 }
 
 #[test]
+fn the_gate_speaks_of_no_particular_program() {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (file, _) in files().iter().filter(|(file, _)| room(file) == Some("gate")) {
+        count += 1;
+        let text = fs::read_to_string(source().join(file)).expect("a source file");
+        let names = ["LM Studio", "lms", "LmStudio", "LmsPs", "llama"];
+        let found = names.iter().filter(|name| text.match_indices(**name).any(|(at, _)| is_whole(&text, at, name)));
+        wrong.extend(found.map(|name| format!("{file} speaks of {name}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count > 5, "only {count} files were found");
+}
+
+#[test]
 fn each_crate_is_named_in_its_file_alone() {
     let files = files();
     for (name, place) in CRATES {

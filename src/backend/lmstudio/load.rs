@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{LmStudio, LoadMethod, LoadTarget, remember_unless_local, unload_command};
+use super::{LOG, LmStudio, LoadMethod, LoadTarget, remember_unless_local, unload_command};
 use crate::backend::LoadResult;
 use crate::pure::config::Device;
 use crate::pure::eviction::Estimate;
@@ -187,7 +187,7 @@ impl LmStudio<'_> {
             if error.is_local {
                 failure.hinted("`lms` did not run as it should: look at this machine, not at LM Studio").cheap()
             } else {
-                failure.hinted("LM Studio's log (`lms log stream`) tells more")
+                failure.hinted(format!("{LOG} tells more"))
             }
         };
         Ok(Attempt::Ended(match (&finished.exit, load_problem(&words)) {

@@ -124,6 +124,19 @@ pub(super) fn not_downloaded(request: &ModelRequest, models: &[Downloaded]) -> F
     }
 }
 
+/// LM Studio filed a download under another key.
+pub(super) fn misfiled(request: &ModelRequest, models: &[Downloaded]) -> Failure {
+    let key = request.key.as_str();
+    let reason = format!("a download for `{key}` ended well, but LM Studio has no model of that name");
+    Failure {
+        suggestions: similar(key, models.iter().map(|it| it.key.as_str())),
+        ..Failure::new(Category::DownloadFailed, reason).hinted("`lms ls` shows under which name it was put")
+    }
+}
+
+/// Where LM Studio tells what it did.
+pub(super) const LOG: &str = "LM Studio's log (`lms log stream`)";
+
 /// How a user unloads an instance by hand.
 pub(super) fn unload_command(identifier: &str) -> String {
     format!("lms unload {}", printable(identifier))
