@@ -86,7 +86,8 @@ pub fn replayed_age(moments: Moments, took: Option<Duration>, most: Duration, is
 
 #[cfg(test)]
 mod tests {
-    use super::super::residency::{Downloaded, Instance, Location, Readiness, Source};
+    use super::super::residency::Readiness;
+    use super::super::residency::tests::{instance, snapshot};
     use super::*;
 
     #[test]
@@ -119,30 +120,8 @@ mod tests {
     }
 
     fn world(instances: &[&str], downloaded: Option<&[&str]>, server: Option<u64>) -> World {
-        let instance = |name: &&str| Instance {
-            identifier: (*name).to_owned(),
-            model_key: None,
-            readiness: Readiness::Ready,
-            context_length: None,
-            max_context_length: None,
-            parallel: None,
-            device: None,
-            busy: None,
-            last_used: None,
-            size_bytes: None,
-        };
-        let model = |name: &&str| Downloaded {
-            key: (*name).to_owned(),
-            variants: Vec::new(),
-            max_context_length: None,
-            size_bytes: None,
-            location: Location::Here,
-        };
-        let snapshot = Snapshot {
-            source: Source::RestV1,
-            instances: instances.iter().map(instance).collect(),
-            downloaded: downloaded.map(|names| names.iter().map(model).collect()),
-        };
+        let instances = instances.iter().map(|name| instance(name, Readiness::Ready)).collect();
+        let snapshot = snapshot(instances, downloaded);
         World::of(&snapshot, &ModelKey::parse("a").unwrap(), server)
     }
 

@@ -164,37 +164,15 @@ mod tests {
     use super::super::config::options::{Layer, Origin, Value};
     use super::super::load::LoadOptions;
     use super::super::model::ModelKey;
-    use super::super::residency::{Downloaded, Location, Source};
+    use super::super::residency::tests::{instance, snapshot};
     use super::*;
 
-    fn instance(identifier: &str, readiness: Readiness) -> Instance {
-        Instance {
-            identifier: identifier.to_owned(),
+    fn resident(instances: &[(&str, Readiness)], downloaded: &[&str]) -> Snapshot {
+        let of_a = |(name, readiness): &(&str, Readiness)| Instance {
             model_key: Some("a".to_owned()),
-            readiness,
-            context_length: Some(4096),
-            max_context_length: None,
-            parallel: None,
-            device: None,
-            busy: None,
-            last_used: None,
-            size_bytes: None,
-        }
-    }
-
-    fn snapshot(instances: &[(&str, Readiness)], is_downloaded: bool) -> Snapshot {
-        let model = Downloaded {
-            key: "a".to_owned(),
-            variants: Vec::new(),
-            max_context_length: None,
-            size_bytes: None,
-            location: Location::Here,
+            ..instance(name, *readiness)
         };
-        Snapshot {
-            source: Source::RestV1,
-            instances: instances.iter().map(|(name, readiness)| instance(name, *readiness)).collect(),
-            downloaded: Some(if is_downloaded { vec![model] } else { Vec::new() }),
-        }
+        snapshot(instances.iter().map(of_a).collect(), Some(downloaded))
     }
 
     fn word(snapshot: &Snapshot, context: Option<u64>, on_mismatch: &str, known: &Known) -> String {
@@ -238,14 +216,14 @@ mod tests {
             (&[("a", Unreported)], loads(OwnLoad::UnderWay), "wait"),
             (&[("a", Unreported)], loads(OwnLoad::Led), "wait"),
         ] {
-            assert_eq!(word(&snapshot(instances, true), None, "reload", &known), wanted, "{instances:?} {known:?}");
+            assert_eq!(word(&resident(instances, &["a"]), None, "reload", &known), wanted, "{instances:?} {known:?}");
         }
-        assert_eq!(word(&snapshot(&[], false), None, "reload", &nothing()), "not downloaded");
+        assert_eq!(word(&resident(&[], &[]), None, "reload", &nothing()), "not downloaded");
     }
 
     #[test]
     fn too_little_context_is_reloaded_unless_that_is_known_to_be_in_vain() {
-        let resident = snapshot(&[("a", Readiness::Ready)], true);
+        let ready = resident(&[("a", Readiness::Ready)], &["a"]);
         let granted = |wanted| Known { granted: Some((wanted, 4096)), ..Known::default() };
         for (on_mismatch, known, wanted) in [
             ("reload", Known::default(), "Reload"),
@@ -261,7 +239,7 @@ mod tests {
                 "ready, with a warning",
             ),
         ] {
-            assert_eq!(word(&resident, Some(8192), on_mismatch, &known), wanted, "{on_mismatch} {known:?}");
+            assert_eq!(word(&ready, Some(8192), on_mismatch, &known), wanted, "{on_mismatch} {known:?}");
         }
     }
 }

@@ -144,21 +144,12 @@ fn used(resident: &[Instance]) -> u64 {
 mod tests {
     use super::*;
     use crate::pure::residency::Readiness;
+    use crate::pure::residency::tests::instance;
     use proptest::prelude::*;
 
     fn resident(name: &str, busy: Option<bool>, last_used: Option<u64>, size: u64) -> Instance {
-        Instance {
-            identifier: name.to_owned(),
-            model_key: Some(name.to_owned()),
-            readiness: Readiness::Unreported,
-            context_length: None,
-            max_context_length: None,
-            parallel: None,
-            device: None,
-            busy,
-            last_used,
-            size_bytes: Some(size),
-        }
+        let (model_key, size_bytes) = (Some(name.to_owned()), Some(size));
+        Instance { model_key, busy, last_used, size_bytes, ..instance(name, Readiness::Unreported) }
     }
 
     fn policy(budget: u64) -> EvictionPolicy {

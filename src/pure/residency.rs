@@ -222,11 +222,12 @@ pub fn drift(instance: &Instance, options: &LoadOptions, max_context: Option<u64
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn instance(identifier: &str, readiness: Readiness) -> Instance {
+    /// An instance with 4,096 tokens, of which no more is known.
+    pub(crate) fn instance(identifier: &str, readiness: Readiness) -> Instance {
         Instance {
             identifier: identifier.to_owned(),
             model_key: None,
@@ -241,8 +242,21 @@ mod tests {
         }
     }
 
-    fn snapshot(instances: Vec<Instance>) -> Snapshot {
-        Snapshot { source: Source::RestV1, instances, downloaded: None }
+    /// A downloaded model, of which no more is known.
+    pub(crate) fn downloaded(key: &str) -> Downloaded {
+        Downloaded {
+            key: key.to_owned(),
+            variants: Vec::new(),
+            max_context_length: None,
+            size_bytes: None,
+            location: Location::Here,
+        }
+    }
+
+    /// What REST shows of these.
+    pub(crate) fn snapshot(instances: Vec<Instance>, downloaded: Option<&[&str]>) -> Snapshot {
+        let downloaded = downloaded.map(|keys| keys.iter().map(|key| self::downloaded(key)).collect());
+        Snapshot { source: Source::RestV1, instances, downloaded }
     }
 
     fn word(snapshot: &Snapshot, key: &str) -> String {
@@ -272,7 +286,7 @@ mod tests {
             (vec![("a", Loading), ("a", Ready)], "addressable a"),
             (vec![("ab", Ready), ("warm-a", Ready), ("a:b", Ready)], "absent"),
         ] {
-            let found = snapshot(instances.iter().map(|(name, state)| instance(name, *state)).collect());
+            let found = snapshot(instances.iter().map(|(name, state)| instance(name, *state)).collect(), None);
             assert_eq!(word(&found, "a"), wanted, "{instances:?}");
         }
     }
@@ -282,7 +296,7 @@ mod tests {
         for (model, wanted) in [("a:2", "absent"), ("b", "absent"), ("a", "1 copies")] {
             let mut named = instance("a:2", Readiness::Ready);
             named.model_key = Some(model.to_owned());
-            assert_eq!(word(&snapshot(vec![named]), "a"), wanted, "{model}");
+            assert_eq!(word(&snapshot(vec![named], None), "a"), wanted, "{model}");
         }
     }
 
@@ -309,7 +323,8 @@ mod tests {
             names in proptest::collection::vec(("[ab](:[0-9b])?", 0..4u8), 0..5)
         ) {
             let states = [Readiness::Ready, Readiness::Loading, Readiness::Unreported, Readiness::Contradicted];
-            let found = snapshot(names.iter().map(|(name, state)| instance(name, states[usize::from(*state)])).collect());
+            let all = names.iter().map(|(name, state)| instance(name, states[usize::from(*state)])).collect();
+            let found = snapshot(all, None);
             let key = ModelKey::parse("a").unwrap();
             if let Residency::Addressable(it) = found.residency(&key) {
                 prop_assert_eq!(it.identifier.as_str(), "a");

@@ -179,14 +179,6 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// Reads a file of verdicts.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
-        parse(text)
-    }
-
     /// The verdict on `key`, if it is younger than `max_age`.
     pub fn young(&self, key: &str, max_age: Duration) -> Option<&CachedVerdict> {
         self.verdicts.get(key).filter(|it| age(it.at_ms).is_some_and(|age| age < max_age))
@@ -242,14 +234,6 @@ struct Granted {
 }
 
 impl History {
-    /// Reads a file of history.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
-        parse(text)
-    }
-
     /// A failure of `attempt` on `model` (`None`: to start the server) that is to be replayed to
     /// `caller`. `world` is asked for only if there is one.
     pub fn failure(
@@ -350,11 +334,11 @@ impl History {
     }
 }
 
-/// The content of a state file.
+/// Reads the text of a state file.
 ///
 /// # Errors
-/// When it is not what [`write()`] wrote.
-fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+/// When it is none of its kind.
+pub fn parse<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text).map(|Object(content)| content)
 }
 

@@ -33,7 +33,7 @@ use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
 use lmswarm::pure::units::Unit;
 use lmswarm::sys::clock::now_ms;
 use lmswarm::sys::leader::Leader;
-use lmswarm::sys::state::{Caller, History, Verdicts};
+use lmswarm::sys::state::{self, Caller, History, Verdicts};
 use serde_json::{Value as Json, json};
 
 /// A check and its name, which is that of its fuzz target and of its folder of seeds.
@@ -475,10 +475,10 @@ pub fn state(bytes: &[u8]) {
         let again = Leader::parse(&serde_json::to_vec(&leader).expect("words")).expect("the same words");
         assert_eq!((again.pid, again.model, again.since_ms), (leader.pid, leader.model, leader.since_ms));
     }
-    if let Ok(facts) = History::parse(bytes) {
+    if let Ok(facts) = state::parse::<History>(bytes) {
         assert!(is_object(&json));
         let again = serde_json::to_vec(&facts).expect("facts");
-        let facts = History::parse(&again).expect("the same facts");
+        let facts: History = state::parse(&again).expect("the same facts");
         assert_eq!(serde_json::to_vec(&facts).expect("facts"), again);
         let hour = Duration::from_secs(3600);
         let caller = Caller { began_ms: u64::MAX, cooldown: hour, is_fresh: false };
@@ -489,8 +489,9 @@ pub fn state(bytes: &[u8]) {
         }
         let _ = facts.usual_load("a").map(lmswarm::pure::text::duration);
         let _ = facts.granted("a", hour);
+        let _ = facts.ensured();
     }
-    if let Ok(verdicts) = Verdicts::parse(bytes) {
+    if let Ok(verdicts) = state::parse::<Verdicts>(bytes) {
         assert!(is_object(&json));
         let minute = Duration::from_secs(60);
         if let Some(verdict) = verdicts.young("a", minute) {

@@ -72,7 +72,7 @@ fn code(text: &str) -> String {
     let mut lines = text.lines().peekable();
     let mut code = String::new();
     while let Some(line) = lines.next() {
-        if is_test(line) && lines.peek().is_some_and(|next| next.starts_with("mod tests {")) {
+        if is_test(line) && lines.peek().is_some_and(|next| next.ends_with("mod tests {")) {
             while lines.next().is_some_and(|line| line != "}") {}
             continue;
         }

@@ -104,7 +104,8 @@ mod tests {
         };
         let sources: Vec<ConfigSource> = named.iter().map(source).collect();
         let providers = ["p".to_owned()];
-        let found = configured_address(&sources, Subject::of(&providers), variable)?.expect("an address");
+        let subject = Subject { providers: &providers, model: None, is_built_in: false };
+        let found = configured_address(&sources, subject, variable)?.expect("an address");
         Ok((found.base.to_string(), found.may_get_token))
     }
 

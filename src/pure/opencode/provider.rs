@@ -18,11 +18,6 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Any model of the first of `providers` that has an address.
-    pub fn of(providers: &'a [String]) -> Self {
-        Self { providers, model: None, is_built_in: false }
-    }
-
     /// The places of its address, best first.
     fn url_paths(self) -> Vec<Vec<&'a str>> {
         let mut paths = Vec::new();
@@ -110,6 +105,10 @@ mod tests {
     use super::*;
     use crate::pure::opencode::source::tests::source;
 
+    fn any_model_of(providers: &[String]) -> Subject<'_> {
+        Subject { providers, model: None, is_built_in: false }
+    }
+
     #[test]
     fn the_last_source_that_says_something_wins() {
         let lmstudio = ["lmstudio".to_owned()];
@@ -121,9 +120,9 @@ mod tests {
             ),
             source(r#"{"provider":{"lmstudio":{"options":{"apiKey":"x"}}}}"#, Trust::User),
         ];
-        assert_eq!(base_url(&sources, Subject::of(&lmstudio)).unwrap().text, "http://second");
-        assert_eq!(base_url(&sources[..1], Subject::of(&lmstudio)).unwrap().text, "http://first");
-        assert_eq!(base_url(&sources[2..], Subject::of(&lmstudio)).map(|it| it.text), None);
+        assert_eq!(base_url(&sources, any_model_of(&lmstudio)).unwrap().text, "http://second");
+        assert_eq!(base_url(&sources[..1], any_model_of(&lmstudio)).unwrap().text, "http://first");
+        assert_eq!(base_url(&sources[2..], any_model_of(&lmstudio)).map(|it| it.text), None);
     }
 
     #[test]
@@ -143,7 +142,7 @@ mod tests {
             ("https://safe.theirs", false),
         ] {
             let base = BaseUrl::parse(url).unwrap();
-            assert_eq!(user_names_host(&sources, Subject::of(&["p".to_owned()]), &base), wanted, "{url}");
+            assert_eq!(user_names_host(&sources, any_model_of(&["p".to_owned()]), &base), wanted, "{url}");
         }
     }
 
@@ -151,6 +150,6 @@ mod tests {
     fn an_empty_address_is_none() {
         let sources =
             [source(r#"{"provider":{"lmstudio":{"options":{"baseURL":""},"api":"http://api"}}}"#, Trust::User)];
-        assert_eq!(base_url(&sources, Subject::of(&["lmstudio".to_owned()])).unwrap().text, "http://api");
+        assert_eq!(base_url(&sources, any_model_of(&["lmstudio".to_owned()])).unwrap().text, "http://api");
     }
 }
