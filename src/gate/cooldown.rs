@@ -10,7 +10,7 @@ use crate::pure::cooldown::World;
 use crate::pure::outcome::failure::{Category, Failure, Replay};
 use crate::pure::outcome::report::Ready;
 use crate::pure::residency::Snapshot;
-use crate::sys::clock::now_ms;
+use crate::sys::clock::monotonic_ms;
 use crate::sys::listener::life_of;
 use crate::sys::state::{Caller, History};
 
@@ -30,7 +30,7 @@ impl ModelTask<'_> {
         let call = self.gate.call;
         let elapsed = u64::try_from(call.started.elapsed().as_millis()).unwrap_or(0);
         Caller {
-            began_ms: now_ms().saturating_sub(elapsed),
+            began_ms: monotonic_ms().saturating_sub(elapsed),
             cooldown: call.config.retry_cooldown,
             is_fresh: call.fresh,
         }

@@ -8,7 +8,7 @@ use crate::backend::Observation;
 use crate::pure::outcome::failure::Failure;
 use crate::pure::outcome::report::{Action, Outcome, Ready};
 use crate::pure::residency::{Instance, Readiness, Reading, Source, drift};
-use crate::sys::clock::now_ms;
+use crate::sys::clock::{monotonic_ms, now_ms};
 use crate::sys::state::{CachedVerdict, Store};
 
 /// How long a verdict of a slow source is reused unless configured: it takes 300 ms to get.
@@ -143,6 +143,7 @@ impl Gate<'_> {
         }
         let verdict = CachedVerdict {
             at_ms: now_ms(),
+            monotonic_ms: monotonic_ms(),
             context_length: instance.context_length,
             max_context_length: instance.max_context_length,
             parallel: instance.parallel,

@@ -60,7 +60,8 @@ fn digest(names: &[&str]) -> u64 {
     hasher.finish()
 }
 
-/// When a failure was found, and by whom it is asked for. Times are Unix milliseconds.
+/// When a failure was found, and by whom it is asked for. Times are milliseconds of a clock that
+/// is never set.
 #[derive(Debug, Clone, Copy)]
 pub struct Moments {
     /// When it was found.
@@ -74,7 +75,7 @@ pub struct Moments {
 /// The age of a failure that is to be replayed; `None` if it is to be tried again.
 ///
 /// `took` is how long it took to find out, `None` if only waiting callers may be told; `most` is
-/// `retryCooldownMs`. What lies in the future (the clock was set back) is never replayed.
+/// `retryCooldownMs`. What lies in the future (it is of another boot) is never replayed.
 pub fn replayed_age(moments: Moments, took: Option<Duration>, most: Duration, is_fresh: bool) -> Option<Duration> {
     let Moments { found_ms, began_ms, now_ms } = moments;
     let age = Duration::from_millis(now_ms.checked_sub(found_ms)?);
@@ -108,7 +109,7 @@ mod tests {
             (99_000, 190_000, Some(second), minute, true, true),
             (99_000, 100_000, None, minute, false, true),
             (101_000, 101_001, None, minute, false, false),
-            // `--fresh`, no cooldown at all, and a clock that was set back.
+            // `--fresh`, no cooldown at all, and another boot.
             (101_000, 101_001, Some(second), minute, true, false),
             (99_000, 100_001, Some(second), Duration::ZERO, false, false),
             (99_000, 99_500, Some(second), minute, false, false),

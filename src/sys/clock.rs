@@ -1,6 +1,6 @@
-//! The time of day, for what people read and what is kept for minutes, and a clock that the
-//! processes of one boot share and that is never set: with it, a laptop that slept or a corrected
-//! time makes no limit end early or late.
+//! The time of day, for what people read, and a clock that the processes of one boot share and
+//! that is never set: with it, a laptop that slept or a corrected time makes no limit end early or
+//! late.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,12 @@ pub fn now_ms() -> u64 {
 /// must not keep anything alive for ever.
 pub fn age(at_ms: u64) -> Option<Duration> {
     now_ms().checked_sub(at_ms).map(Duration::from_millis)
+}
+
+/// How long ago that was by [`monotonic_ms`]; `None` if it lies in the future (it is of another
+/// boot), which must not keep anything alive for ever.
+pub fn monotonic_age(at_ms: u64) -> Option<Duration> {
+    monotonic_ms().checked_sub(at_ms).map(Duration::from_millis)
 }
 
 /// Milliseconds since some moment before this process began, the same for every process.

@@ -16,7 +16,7 @@ use crate::pure::base_url::file_name;
 use crate::pure::cooldown::{Moments, World, replayed_age};
 use crate::pure::json::Object;
 use crate::pure::outcome::failure::{Category, Failure, Replay};
-use crate::sys::clock::{age, monotonic_ms, now_ms};
+use crate::sys::clock::{age, monotonic_age, monotonic_ms};
 use crate::sys::files::read_all;
 use crate::sys::leader::{LeaderLock, Leadership};
 use crate::sys::lock::LockFile;
@@ -131,7 +131,7 @@ impl Store {
         if verdicts.generation != generation {
             verdicts = Verdicts { generation: generation.to_owned(), ..Verdicts::default() };
         }
-        verdicts.verdicts.retain(|_, it| age(it.at_ms).is_some_and(|age| age < max_age));
+        verdicts.verdicts.retain(|_, it| it.is_young(max_age));
         verdicts.verdicts.insert(key.to_owned(), verdict);
         write(&self.verdicts, &verdicts)
     }
@@ -154,6 +154,9 @@ impl Store {
 pub struct CachedVerdict {
     /// When, in Unix milliseconds.
     pub at_ms: u64,
+    /// When, in milliseconds of the monotonic clock.
+    #[serde(default)]
+    pub monotonic_ms: u64,
     /// The instance's context, in tokens.
     pub context_length: Option<u64>,
     /// The most context its model can have.
@@ -163,6 +166,15 @@ pub struct CachedVerdict {
     pub parallel: Option<u64>,
     /// The linked machine it is on.
     pub device: Option<String>,
+}
+
+impl CachedVerdict {
+    /// Whether it is younger than `max_age` by both clocks: one may have been set, and the other
+    /// begins anew with each boot.
+    fn is_young(&self, max_age: Duration) -> bool {
+        let is_young = |age: Option<Duration>| age.is_some_and(|age| age < max_age);
+        is_young(age(self.at_ms)) && is_young(monotonic_age(self.monotonic_ms))
+    }
 }
 
 /// Names the time between two changes of what is resident.
@@ -181,14 +193,14 @@ pub struct Verdicts {
 impl Verdicts {
     /// The verdict on `key`, if it is younger than `max_age`.
     pub fn young(&self, key: &str, max_age: Duration) -> Option<&CachedVerdict> {
-        self.verdicts.get(key).filter(|it| age(it.at_ms).is_some_and(|age| age < max_age))
+        self.verdicts.get(key).filter(|it| it.is_young(max_age))
     }
 }
 
 /// The caller that a failure may be replayed to.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// When it began, in Unix milliseconds.
+    /// When it began, in milliseconds of the monotonic clock.
     pub began_ms: u64,
     /// `retryCooldownMs`.
     pub cooldown: Duration,
@@ -210,7 +222,8 @@ pub struct History {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PastFailure {
-    at_ms: u64,
+    /// When it was found, in milliseconds of the monotonic clock.
+    monotonic_ms: u64,
     /// How long it took to find out; `None` if only waiting callers are told.
     #[serde(default)]
     took_ms: Option<u64>,
@@ -228,7 +241,8 @@ struct PastFailure {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Granted {
-    at_ms: u64,
+    /// When, in milliseconds of the monotonic clock.
+    monotonic_ms: u64,
     wanted: u64,
     has: u64,
 }
@@ -244,7 +258,7 @@ impl History {
         world: impl FnOnce() -> World,
     ) -> Option<Failure> {
         let past = self.failures.get(model.unwrap_or(SERVER)).filter(|past| past.attempt == attempt)?;
-        let moments = Moments { found_ms: past.at_ms, began_ms: caller.began_ms, now_ms: now_ms() };
+        let moments = Moments { found_ms: past.monotonic_ms, began_ms: caller.began_ms, now_ms: monotonic_ms() };
         let took = past.took_ms.map(Duration::from_millis);
         let age = replayed_age(moments, took, caller.cooldown, caller.is_fresh)?;
         if past.world.differs(&world()) {
@@ -271,7 +285,7 @@ impl History {
         world: World,
     ) {
         let past = PastFailure {
-            at_ms: now_ms(),
+            monotonic_ms: monotonic_ms(),
             took_ms: (failure.replay == Replay::Cooldown).then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             world,
             attempt: attempt.to_owned(),
@@ -320,17 +334,17 @@ impl History {
     /// Remembers that LM Studio granted less context than wanted.
     pub fn remember_granted(&mut self, model: &str, wanted: u64, has: u64, cooldown: Duration) {
         // A caller that asks for less is answered by the larger refusal as well.
-        let past =
-            self.granted.get(model).filter(|it| it.has == has && age(it.at_ms).is_some_and(|age| age < cooldown));
+        let is_young = |it: &&Granted| monotonic_age(it.monotonic_ms).is_some_and(|age| age < cooldown);
+        let past = self.granted.get(model).filter(|it| it.has == has).filter(is_young);
         let wanted = past.map_or(wanted, |it| it.wanted.max(wanted));
-        self.granted.insert(model.to_owned(), Granted { at_ms: now_ms(), wanted, has });
+        self.granted.insert(model.to_owned(), Granted { monotonic_ms: monotonic_ms(), wanted, has });
     }
 
     /// The context that was asked for and the one that the server granted, if that is younger
     /// than `cooldown`.
     pub fn granted(&self, model: &str, cooldown: Duration) -> Option<(u64, u64)> {
         let granted = self.granted.get(model)?;
-        age(granted.at_ms).filter(|age| *age < cooldown).map(|_| (granted.wanted, granted.has))
+        monotonic_age(granted.monotonic_ms).filter(|age| *age < cooldown).map(|_| (granted.wanted, granted.has))
     }
 }
 
@@ -360,6 +374,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::clock::now_ms;
 
     fn store(folder: &Path) -> Store {
         Store::open(&folder.join("state"), "http-localhost-1234").unwrap()
@@ -372,7 +387,7 @@ mod tests {
         let leadership = store.lock.try_lead().unwrap().unwrap();
         let failure = Failure::new(Category::LoadRefused, "no room").hinted("buy some");
         let took = Duration::from_secs(1);
-        let began_ms = now_ms();
+        let began_ms = monotonic_ms();
         store
             .change(&leadership, |history| history.remember_failure(Some("a"), "x", &failure, took, World::default()))
             .unwrap();
@@ -386,14 +401,21 @@ mod tests {
         assert_eq!(replay(None, "x", &caller), None);
         let without = Caller { cooldown: Duration::ZERO, ..caller };
         assert_eq!(replay(Some("a"), "x", &without), None);
-        let later = Caller { began_ms: now_ms() + 1000, is_fresh: true, ..caller };
+        let later = Caller { began_ms: monotonic_ms() + 1000, is_fresh: true, ..caller };
         assert_eq!(replay(Some("a"), "x", &later), None);
         store.change(&leadership, |history| history.forget_failures("a")).unwrap();
         assert_eq!(store.history().failure(Some("a"), "x", &caller, World::default), None);
     }
 
     fn verdict() -> CachedVerdict {
-        CachedVerdict { at_ms: now_ms(), context_length: None, max_context_length: None, parallel: None, device: None }
+        CachedVerdict {
+            at_ms: now_ms(),
+            monotonic_ms: monotonic_ms(),
+            context_length: None,
+            max_context_length: None,
+            parallel: None,
+            device: None,
+        }
     }
 
     #[test]
@@ -446,6 +468,22 @@ mod tests {
     #[test]
     fn what_lies_in_the_future_is_not_believed() {
         assert_eq!(age(now_ms() + 60_000), None);
+        assert_eq!(monotonic_age(monotonic_ms() + 60_000), None);
+    }
+
+    #[test]
+    fn a_verdict_is_as_old_as_the_clock_says_that_says_more() {
+        let minute = Duration::from_secs(60);
+        assert!(verdict().is_young(minute));
+        for (time_of_day, monotonic) in [(-60_000, 0), (0, -60_000), (60_000, 0), (0, 60_000)] {
+            let CachedVerdict { at_ms, monotonic_ms, .. } = verdict();
+            let moved = CachedVerdict {
+                at_ms: at_ms.saturating_add_signed(time_of_day),
+                monotonic_ms: monotonic_ms.saturating_add_signed(monotonic),
+                ..verdict()
+            };
+            assert!(!moved.is_young(minute), "{time_of_day} {monotonic}");
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ fn age_memory(machine: &Machine, by_ms: u64) {
     fn age(value: &mut Value, by_ms: u64) {
         match value {
             Value::Object(members) => {
-                if let Some(at) = members.get("atMs").and_then(Value::as_u64) {
-                    members.insert("atMs".to_owned(), (at - by_ms).into());
+                if let Some(at) = members.get("monotonicMs").and_then(Value::as_u64) {
+                    members.insert("monotonicMs".to_owned(), (at - by_ms).into());
                 }
                 members.values_mut().for_each(|it| age(it, by_ms));
             }
@@ -80,6 +80,21 @@ fn a_failure_is_replayed_for_as_long_as_it_took_to_find_out() {
     stretch_memory(&machine, 1000);
     age_memory(&machine, 3000);
     assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], false, "it took a second to find out");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_clock_that_is_set_neither_voids_a_failure_nor_keeps_it() {
+    for hour in [3_600_000, -3_600_000] {
+        let machine = Machine::new();
+        machine.faults(json!([{ "on": "load", "kind": "refuse" }]));
+        machine.ensure(&[LLAMA]).expect(5).json();
+        stretch_memory(&machine, 60_000);
+        crate::campaign::ruin::move_clock(&machine.path(".cache/lmswarm"), hour);
+        assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], true);
+        age_memory(&machine, 60_000);
+        assert_eq!(machine.ensure(&[LLAMA]).expect(5).model()["replayed"], false);
+    }
 }
 
 #[test]

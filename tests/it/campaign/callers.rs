@@ -114,12 +114,18 @@ impl<'a> Callers<'a> {
         self.actors.push(Actor { caller, child: Some(Process(child)) });
     }
 
+    /// The caller that leads, by the words in the lock file, if it has not ended.
+    pub fn leader(&self, lock: &Path) -> Option<u32> {
+        let words: Value = serde_json::from_slice(&fs::read(lock).ok()?).ok()?;
+        let pid = u32::try_from(words["pid"].as_u64()?).ok()?;
+        self.actors.iter().any(|it| it.child.is_some() && it.caller.pid == pid).then_some(pid)
+    }
+
     /// One of the callers that run. If none leads, any does for the leader.
     fn choose(&self, lock: &Path, whom: Whom, number: usize) -> Option<usize> {
-        let words: Option<Value> = fs::read(lock).ok().and_then(|it| serde_json::from_slice(&it).ok());
-        let leader = words.and_then(|it| it["pid"].as_u64());
+        let leader = self.leader(lock);
         let alive: Vec<usize> = (0..self.actors.len()).filter(|it| self.actors[*it].child.is_some()).collect();
-        let leads = |it: &usize| Some(u64::from(self.actors[*it].caller.pid)) == leader;
+        let leads = |it: &usize| Some(self.actors[*it].caller.pid) == leader;
         let (leaders, waiters): (Vec<usize>, Vec<usize>) = alive.iter().partition(|it| leads(it));
         let chosen = match whom {
             Whom::Leader if !leaders.is_empty() => leaders,
@@ -148,19 +154,25 @@ impl<'a> Callers<'a> {
         raise(caller.pid, signal);
     }
 
-    /// Stops one for so long, or (`None`) until every other one has ended.
-    pub fn stop(&mut self, lock: &Path, whom: Whom, number: usize, time: Option<Duration>) {
+    /// Stops one for so long.
+    pub fn stop(&mut self, lock: &Path, whom: Whom, number: usize, time: Duration) {
         let Some(place) = self.choose(lock, whom, number) else { return };
         if self.stopped.iter().any(|it| it.place == place) {
             return;
         }
         self.send(place, Sent::Stop);
         let since = Instant::now();
-        if time.is_none() {
-            self.actors[place].caller.frozen = Some(now());
-        }
-        let until = since + time.unwrap_or(FROZEN);
-        self.stopped.push(Stopped { place, since, until, is_frozen: time.is_none() });
+        self.stopped.push(Stopped { place, since, until: since + time, is_frozen: false });
+    }
+
+    /// Stops this one, if it has not ended, until every other one has.
+    pub fn freeze(&mut self, pid: u32) {
+        let runs = |it: &Actor| it.child.is_some() && it.caller.pid == pid;
+        let Some(place) = self.actors.iter().position(runs) else { return };
+        self.send(place, Sent::Stop);
+        self.actors[place].caller.frozen = Some(now());
+        let since = Instant::now();
+        self.stopped.push(Stopped { place, since, until: since + FROZEN, is_frozen: true });
     }
 
     /// Lets those go on whose time has come, and notes which have ended. `is_all`: no more callers will come.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::faults::LOAD;
 use super::history::{Call, History, Life};
-use super::plan::{Mood, Plan};
+use super::plan::{Mood, Plan, Step};
 use super::{instances, processes, replays};
 
 /// How long an answer may take from LM Studio to the caller on a busy machine.
@@ -62,9 +62,13 @@ impl Caller {
     /// How old its last look was at this moment, by its own log. The log counts from its own start, which is a little
     /// after that of the process, so the look was not older than that.
     fn age_of_last_look(&self, at: u64) -> Option<u64> {
-        let is_look = |line: &&str| line.contains("] GET ") && line.contains("/api/v");
-        let looks = self.stderr.lines().filter(is_look).filter_map(time_of);
-        looks.filter_map(|it| at.checked_sub(self.start + it)).min()
+        self.requests().into_iter().filter_map(|it| at.checked_sub(self.start + it)).min()
+    }
+
+    /// When it had the answers to its requests for lists, by its own log, in milliseconds from its start.
+    pub fn requests(&self) -> Vec<u64> {
+        let is_request = |line: &&str| line.contains("] GET ") && line.contains("/api/v");
+        self.stderr.lines().filter(is_request).filter_map(time_of).collect()
     }
 }
 
@@ -132,14 +136,17 @@ pub fn judge(facts: &Facts) -> Verdict {
     instances::unloads(facts, &mut verdict);
     processes::left_over(facts, &mut verdict);
     processes::cancelled(facts, &mut verdict);
+    processes::busy_loops(facts, &mut verdict);
     processes::floods(facts, &mut verdict);
     replays::check(facts, &mut verdict);
     last(facts, &mut verdict);
     if facts.plan.is_calm() {
         calm(facts, &mut verdict);
     }
-    if facts.plan.mood == Mood::Frozen {
-        processes::frozen(facts, &mut verdict);
+    match facts.plan.mood {
+        Mood::Frozen => processes::frozen(facts, &mut verdict),
+        Mood::Failing => replays::failing(facts, &mut verdict),
+        Mood::Calm | Mood::Restarted | Mood::Wild => {}
     }
     verdict
 }
@@ -268,13 +275,15 @@ fn last(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// Where nothing goes wrong, all that were left alone succeed, with one load for each that was taken away.
+/// Where nothing goes wrong, all that were left alone succeed, with one load for each that was taken away, and one more
+/// for each restart of LM Studio.
 fn calm(facts: &Facts, verdict: &mut Verdict) {
     let failed = facts.callers.iter().filter(|it| it.sent.is_empty() && it.code != 0);
     for caller in failed {
         verdict.blame(format!("pid {} was left alone, and ended with {}", caller.pid, caller.code));
     }
     let ended = facts.callers.iter().filter(|it| !it.sent.is_empty()).count();
+    let restarts = facts.plan.steps.iter().filter(|(_, it)| matches!(it, Step::Restart { .. })).count();
     // Callers that go on without the lock may try at the same time, and the server lets one of them load.
     let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
     let tried = facts.history.calls.iter().filter_map(Call::loads);
@@ -284,8 +293,10 @@ fn calm(facts: &Facts, verdict: &mut Verdict) {
         *loads.entry(key).or_default() += 1;
     }
     for (key, count) in loads {
-        if count > 1 + ended {
-            verdict.blame(format!("`{key}` was to be loaded {count} times, and only {ended} callers were ended"));
+        if count > 1 + ended + restarts {
+            verdict.blame(format!(
+                "`{key}` was to be loaded {count} times, and only {ended} callers were ended, with {restarts} restarts"
+            ));
         }
     }
 }

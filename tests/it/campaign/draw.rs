@@ -4,7 +4,7 @@ use fastrand::Rng;
 use serde_json::json;
 
 use super::faults::fault;
-use super::plan::{Disk, Instead, Limits, LmsProgram, Mood, Plan, Step, TOKEN, Whom};
+use super::plan::{Disk, Instead, Limits, LmsProgram, Moment, Mood, Plan, Step, TOKEN, Whom};
 use crate::support::{GEMMA, LLAMA, QWEN};
 
 /// How far clocks jump, in milliseconds.
@@ -16,8 +16,10 @@ impl Plan {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
         match rng.u32(0..24) {
-            0..4 => calm(seed, rng),
-            4 => frozen(seed, rng),
+            0..6 => calm(seed, rng),
+            6 => frozen(seed, rng),
+            7 | 8 => restarted(seed, rng),
+            9 | 10 => failing(seed, rng),
             _ => wild(seed, rng),
         }
     }
@@ -52,7 +54,9 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
     }
     if one_in(rng, 3) {
         let ms = if one_in(rng, 4) { 11_500 } else { rng.u64(50..1500) };
-        steps.push((rng.u64(0..600), Step::SharedLock(ms)));
+        // From before the first caller on it keeps one from leading, and later only where a leader is ended.
+        let begins = if rng.bool() { 0 } else { rng.u64(0..600) };
+        steps.push((begins, Step::SharedLock(ms)));
     }
     for _ in 0..rng.u32(0..3) {
         steps.push((rng.u64(0..900), Step::MoveClock(pick(rng, &JUMPS))));
@@ -65,7 +69,7 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
     // A load that takes long shows whether it was cancelled.
     let load_ms = if one_in(rng, 4) { 3000 } else { rng.u64(100..600) };
     let mut config = json!({ "loadMs": load_ms });
-    if one_in(rng, 3) {
+    if rng.bool() {
         config["v0"] = false.into();
     }
     let is_wrapped = one_in(rng, 3);
@@ -96,14 +100,60 @@ fn frozen(seed: u64, rng: &mut Rng) -> Plan {
     plan.mood = Mood::Frozen;
     plan.limits.lock_wait = 120_000;
     plan.steps = (0..rng.u32(3..8)).map(|_| (rng.u64(0..400), start(vec![pick(rng, &[LLAMA, GEMMA])]))).collect();
-    if one_in(rng, 3) {
+    let freeze = if one_in(rng, 3) {
         // The list of downloaded models is asked of `lms`, and the first who asks hangs: the leader is stopped before
-        // it loads anything.
+        // it loads anything. It is stopped while it hangs, or the hang would strike another caller.
         plan.config = json!({ "restVersion": "v0", "loadMs": 200 });
         plan.steps.push((0, Step::Faults(json!([{ "on": "lms ls", "kind": "hang", "times": 1 }]))));
+        Step::Freeze(Moment::Lists, rng.u64(0..700))
+    } else {
+        Step::Freeze(pick(rng, &[Moment::Leads, Moment::Loads]), rng.u64(0..700))
+    };
+    plan.steps.push((0, freeze));
+    plan.steps.sort_by_key(|(at, _)| *at);
+    plan
+}
+
+/// LM Studio is restarted in the middle of a load: each caller waits that out.
+fn restarted(seed: u64, rng: &mut Rng) -> Plan {
+    let mut plan = calm(seed, rng);
+    plan.mood = Mood::Restarted;
+    plan.server_on = true;
+    plan.preload = Vec::new();
+    let load_ms = rng.u64(200..1500);
+    plan.config["loadMs"] = load_ms.into();
+    // What is resident from another client's load is lost with it.
+    plan.steps.retain(|(_, it)| !matches!(it, Step::Foreign { .. }));
+    plan.steps.push((0, Step::Restart { after: rng.u64(0..load_ms), down: pick(rng, &[0, 50, 400, 1500]) }));
+    plan.steps.sort_by_key(|(at, _)| *at);
+    plan
+}
+
+/// Every load fails, and callers come before and after that, some of them to a server that was restarted.
+fn failing(seed: u64, rng: &mut Rng) -> Plan {
+    let mut plan = calm(seed, rng);
+    plan.mood = Mood::Failing;
+    plan.is_patient = true;
+    plan.preload = Vec::new();
+    plan.server_on = true;
+    // As long as the load took, and at least for two seconds, its failure is told again.
+    let load_ms = if one_in(rng, 4) { 3500 } else { rng.u64(100..1000) };
+    plan.config = json!({ "loadMs": load_ms });
+    let (on, kind) = pick(rng, &[("load", "crash"), ("load", "crash"), ("load", "refuse"), ("lms load", "fail")]);
+    plan.steps = vec![(0, Step::Faults(json!([{ "on": on, "kind": kind }])))];
+    plan.steps.extend((0..rng.u32(3..8)).map(|_| (rng.u64(0..400), start(vec![LLAMA]))));
+    if one_in(rng, 3) {
+        plan.steps.push((rng.u64(20..400), end(rng, Whom::Leader, 0)));
     }
-    let first = plan.steps.iter().filter(|(_, it)| matches!(it, Step::Start { .. })).map(|(at, _)| *at).min();
-    plan.steps.push((first.unwrap_or_default() + rng.u64(10..700), Step::Freeze(rng.usize(0..100))));
+    for _ in 0..rng.u32(0..3) {
+        plan.steps.push((rng.u64(0..1500), Step::MoveClock(pick(rng, &JUMPS))));
+    }
+    if one_in(rng, 3) {
+        plan.steps.push((rng.u64(0..1500), Step::Restart { after: rng.u64(0..1000), down: pick(rng, &[0, 200]) }));
+    }
+    // Those who come soon are told, and those who come late try once more.
+    plan.steps.extend((0..rng.u32(1..3)).map(|_| (rng.u64(1000..3500), start(vec![LLAMA]))));
+    plan.steps.extend((0..rng.u32(1..3)).map(|_| (rng.u64(6000..8000), start(vec![LLAMA]))));
     plan.steps.sort_by_key(|(at, _)| *at);
     plan
 }
@@ -296,7 +346,7 @@ fn something(rng: &mut Rng, disk: Disk, has_lms: bool, all_timed: bool) -> Step 
             18 => Step::FillDisk,
             19 => Step::MoveClock(pick(rng, &JUMPS)),
             23 => Step::SharedLock(if one_in(rng, 6) { 11_500 } else { rng.u64(50..2500) }),
-            24 | 25 if has_lms => Step::Restart(pick(rng, &[0, 50, 400, 1500])),
+            24 | 25 if has_lms => Step::Restart { after: rng.u64(0..300), down: pick(rng, &[0, 50, 400, 1500]) },
             26 => Step::Foreign { key: pick(rng, &[LLAMA, LLAMA, GEMMA]), of: QWEN },
             27 => Step::EarlierBoot(pick(rng, &[LLAMA, GEMMA])),
             _ => continue,

@@ -77,12 +77,20 @@ pub fn one_instance(facts: &Facts, verdict: &mut Verdict) {
 
 /// Nobody even tries to load what is there.
 pub fn attempts(facts: &Facts, verdict: &mut Verdict) {
+    let plan = &facts.plan;
     for call in &facts.history.calls {
         let (Some(identifier), Some(caller)) = (call.loads(), facts.caller(call.parent)) else { continue };
+        // What is listed after a restart may be its own load, still under way: it loads once more, and is refused.
+        let was_cut_off = facts.history.calls.iter().any(|it| {
+            let is_earlier = it.parent == call.parent && it.loads() == Some(identifier) && it.at < call.at;
+            is_earlier && facts.turned(it.at, call.at)
+        });
         let there = facts.history.lives.iter().filter(|it| it.identifier == identifier && it.lives_at(call.at));
         for life in there {
             if facts.listed(life) >= facts.looked(call) {
                 verdict.excuse("a load of what came between the look and the load");
+            } else if was_cut_off && plan.untold().is_some() {
+                verdict.excuse("a load once more after a restart, where no list tells");
             } else {
                 verdict.blame(format!("pid {} tries to load what is there: {life:?}, {call:?}", caller.pid));
             }

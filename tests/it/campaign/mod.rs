@@ -23,7 +23,7 @@ mod instances;
 mod plan;
 mod processes;
 mod replays;
-mod ruin;
+pub mod ruin;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ use crate::support::Machine;
 const SEED: u64 = 20;
 const ROUNDS: usize = 12;
 /// Rounds at a time: most of a round is waiting.
-const LANES: usize = 2;
+const LANES: usize = 6;
 
 #[test]
 fn whatever_goes_wrong_what_must_be_so_is_so() {

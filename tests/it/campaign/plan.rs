@@ -44,6 +44,16 @@ pub enum Whom {
     Anybody,
 }
 
+/// A moment of a leader's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Leads,
+    /// It waits for its `lms ls`.
+    Lists,
+    /// It waits for its `lms load`.
+    Loads,
+}
+
 /// What is put in the place of the lock file or the state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instead {
@@ -71,8 +81,9 @@ pub enum Step {
     Interrupt(Whom, usize),
     /// For so many milliseconds.
     Stop(Whom, usize, u64),
-    /// Stops the leader until every other caller has ended, or for longer than it may keep one.
-    Freeze(usize),
+    /// Stops the leader until every other caller has ended, or for longer than it may keep one: so many milliseconds
+    /// after this moment of its work.
+    Freeze(Moment, u64),
     /// By the application, whatever it is doing.
     Evict(usize),
     /// At the application's window. A copy takes the name `KEY:2`.
@@ -97,14 +108,18 @@ pub enum Step {
     ServerOn,
     Crash,
     /// The application dies as soon as a load is under way, and is there again after so many milliseconds.
-    Restart(u64),
+    Restart {
+        /// How long the load has been under way by then, in milliseconds.
+        after: u64,
+        down: u64,
+    },
     Lock(Instead),
-    /// As by `flock -s` on the lock file, for so many milliseconds.
+    /// As by `flock -s` on the lock file, as soon as no caller leads, for so many milliseconds.
     SharedLock(u64),
     StateDir(Instead),
     FillDisk,
     FreeDisk,
-    /// The clock was set by so many milliseconds since the state files were written.
+    /// The time of day was set by so many milliseconds since the state files were written.
     MoveClock(i64),
     /// The machine was switched off in the middle of a load of this model over REST, and its monotonic clock, with
     /// which such a load is written down, has begun anew.
@@ -119,6 +134,10 @@ pub enum Mood {
     Calm,
     /// Calm, and a leader is stopped for long.
     Frozen,
+    /// Calm, and the application is restarted in the middle of a load.
+    Restarted,
+    /// No load ends well, and nothing else is in the way: one caller finds it out, and the others are told.
+    Failing,
     /// Everything goes wrong.
     Wild,
 }
@@ -155,7 +174,7 @@ pub struct Plan {
 impl Plan {
     /// Whether every caller that is left alone must succeed.
     pub fn is_calm(&self) -> bool {
-        self.mood != Mood::Wild
+        matches!(self.mood, Mood::Calm | Mood::Frozen | Mood::Restarted)
     }
 
     pub fn has_lms(&self) -> bool {
@@ -213,7 +232,7 @@ impl Plan {
 
     /// Whether callers may work without the leader's lock, or with locks of their own.
     pub fn may_lose_lock(&self) -> bool {
-        let goes_on = |step: &Step| matches!(step, Step::Lock(_) | Step::SharedLock(_) | Step::Freeze(_));
+        let goes_on = |step: &Step| matches!(step, Step::Lock(_) | Step::SharedLock(_) | Step::Freeze(..));
         self.may_lose_state() || self.does(goes_on)
     }
 

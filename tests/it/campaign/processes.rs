@@ -1,7 +1,8 @@
 //! What must be so of the processes: that no `lms` outlives its caller, that a load is cancelled with it, that no caller
-//! floods the server, and that one that is stopped keeps no other.
+//! asks without a pause, and that one that is stopped keeps no other.
 
 use super::check::{BLOCKED, Facts, LATE, SLACK, Sent, Verdict};
+use super::history::Call;
 
 /// How long it may take until a load is cancelled, on a busy machine.
 const CANCELS: u64 = 1500;
@@ -44,7 +45,29 @@ pub fn cancelled(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// No caller asks without a pause, whatever keeps it.
+/// No caller asks without a pause, whatever keeps it: the more it has asked, the longer it waits. Its own log tells, as
+/// the record does not say who asks.
+pub fn busy_loops(facts: &Facts, verdict: &mut Verdict) {
+    // Each step of the gate begins with short pauses, and there are few steps.
+    const AT_ONCE: u64 = 30;
+    // A look is two requests, and a pause grows to half a second.
+    const EACH_SECOND: u64 = 10;
+    for caller in &facts.callers {
+        let requests = caller.requests();
+        for seconds in [1, 3, 10] {
+            let most = AT_ONCE + EACH_SECOND * seconds;
+            let places = 0..requests.len();
+            let within = |place: usize| requests[place..].partition_point(|at| *at < requests[place] + seconds * 1000);
+            let Some((place, count)) = places.map(|it| (it, within(it))).max_by_key(|(_, count)| *count) else { break };
+            if count as u64 > most {
+                let (pid, since) = (caller.pid, requests[place]);
+                verdict.blame(format!("pid {pid} sent {count} requests within {seconds} s, from {since} ms on"));
+            }
+        }
+    }
+}
+
+/// All callers together ask no more than so many may.
 pub fn floods(facts: &Facts, verdict: &mut Verdict) {
     // A look is two requests, and each is 50 ms after the one before at least.
     const EACH: usize = 40;
@@ -69,9 +92,17 @@ pub fn frozen(facts: &Facts, verdict: &mut Verdict) {
     let Some((whom, since)) = facts.callers.iter().find_map(|it| Some((it.pid, it.frozen?))) else { return };
     // What it began takes its time, then it is looked at once in a while.
     let most = 2 * BLOCKED + LATE;
+    // Stopped while it starts its `lms load`, it keeps the file by which the kernel tells whether that goes on.
+    let starts_load = |it: &Call| it.parent == whom && it.loads().is_some() && it.at.abs_diff(since) < SLACK / 2;
+    let may_keep_load = facts.plan.untold().is_some() && facts.history.calls.iter().any(starts_load);
     for caller in facts.callers.iter().filter(|it| it.frozen.is_none() && !it.is_last) {
         let time = caller.exit.saturating_sub(caller.start.max(since));
-        if time > most {
+        if time <= most {
+            continue;
+        }
+        if may_keep_load {
+            verdict.excuse("kept by a leader that was stopped as it started its `lms load`, where no list tells");
+        } else {
             verdict.blame(format!("pid {} took {time} ms while pid {whom} was stopped", caller.pid));
         }
     }

@@ -4,20 +4,17 @@
 use serde_json::Value;
 
 use super::check::{Caller, Facts, Verdict};
-use super::plan::Step;
 
 /// A failure that was quick to find out is told again this long.
 const LEAST: u64 = 2000;
 /// What a process needs to start, on a busy machine.
 const STARTS: u64 = 500;
+/// How long an application that crashes may still answer, on a busy machine.
+const DIES: u64 = 200;
 /// Between what a caller knows and what its log or its end shows, on a busy machine.
 const SLACK: u64 = 1500;
 
 pub fn check(facts: &Facts, verdict: &mut Verdict) {
-    // The times in the files say nothing after that.
-    if facts.plan.does(|it| matches!(it, Step::MoveClock(_))) {
-        return;
-    }
     for caller in facts.callers.iter().filter(|it| !it.by_signal) {
         for entry in failures(caller) {
             if entry["replayed"] == true {
@@ -51,10 +48,14 @@ fn found(facts: &Facts, finder: &Caller, entry: &Value, verdict: &mut Verdict) {
     if !is_kept || !finder.sent.is_empty() || finder.hung || finder.keys.len() > 1 {
         return;
     }
+    // It took as long as the load at least.
+    let loads = facts.history.calls.iter().filter(|it| it.parent == finder.pid && it.loads() == Some(key));
+    let took = loads.filter_map(|it| Some(it.exit? - it.at)).max().unwrap_or(0);
+    let lasts = took.clamp(LEAST, plan.limits.cooldown);
     for again in facts.history.calls.iter().filter(|it| it.loads() == Some(key) && it.at > finder.exit) {
         let Some(caller) = facts.caller(again.parent).filter(|it| !it.is_last && it.keys.len() == 1) else { continue };
         let waited = caller.start + STARTS < finder.exit;
-        let comes_at_once = !plan.fresh && again.at < finder.exit + LEAST - STARTS;
+        let comes_at_once = !plan.fresh && again.at + STARTS < finder.exit + lasts;
         if !waited && !comes_at_once {
             continue;
         }
@@ -78,6 +79,14 @@ fn hides_world(facts: &Facts) -> bool {
     facts.plan.faults().any(|it| it["on"].as_str().is_some_and(|on| on == "rest" || on.starts_with("GET ")))
 }
 
+/// Where every load fails, all that were left alone say so.
+pub fn failing(facts: &Facts, verdict: &mut Verdict) {
+    for caller in facts.callers.iter().filter(|it| !it.is_last && it.sent.is_empty() && it.code != 5) {
+        let Caller { pid, code, .. } = caller;
+        verdict.blame(format!("pid {pid} was left alone, and ended with {code} where every load fails"));
+    }
+}
+
 /// It is told only as long as it took to find out, or to those who waited, and to the same server.
 fn replayed(facts: &Facts, caller: &Caller, entry: &Value, verdict: &mut Verdict) {
     let Some(age) = entry["ageMs"].as_u64() else {
@@ -98,7 +107,7 @@ fn replayed(facts: &Facts, caller: &Caller, entry: &Value, verdict: &mut Verdict
     }
     let is_of_load = entry["category"] != "server-unreachable";
     // Only Linux tells one life of a server from the next, and a server that is off tells nothing.
-    if cfg!(target_os = "linux") && is_of_load && facts.turned(found + SLACK, caller.start.saturating_sub(1)) {
+    if cfg!(target_os = "linux") && is_of_load && facts.turned(found + 1, caller.start.saturating_sub(DIES)) {
         verdict.blame(format!("pid {} replays what another life of the server has said: {entry}", caller.pid));
     }
 }

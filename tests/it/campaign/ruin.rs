@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::clock::now;
 use super::plan::Instead;
@@ -57,11 +57,20 @@ pub fn repair(folder: &Path, lock: &Path) {
     }
 }
 
-/// The lock as `flock -s` takes it; `None` if a process has it alone, or there is no such file.
+/// The lock as `flock -s` takes it, which makes the file; `None` if a process has it alone.
 pub fn lock_shared(lock: &Path) -> Option<fs::File> {
-    let file = fs::File::open(lock).ok()?;
+    make_folder(lock.parent()?);
+    let file = fs::File::options().read(true).append(true).create(true).open(lock).ok()?;
     fs2::FileExt::try_lock_shared(&file).ok()?;
     Some(file)
+}
+
+/// Makes the state directory, if it is not there.
+fn make_folder(folder: &Path) {
+    let parent = folder.parent().expect("a folder in a home");
+    fs::create_dir_all(parent).expect("a folder for it");
+    // Callers make it at the same time.
+    let _ = fs::DirBuilder::new().mode(0o700).create(folder);
 }
 
 pub fn fill(path: &Path) {
@@ -69,45 +78,47 @@ pub fn fill(path: &Path) {
     while file.write_all(&[b'#'; 512]).is_ok() {}
 }
 
-/// Every time of day in every state file, and every file's own time, moved by so many milliseconds.
+/// Every time of day in every state file, and every file's own time, moved by so many milliseconds. What a leader says of
+/// itself stays: it is only for messages, and the leader may be writing it.
 pub fn move_clock(folder: &Path, by: i64) {
-    fn moved(value: &mut Value, by: i64) -> usize {
-        match value {
-            Value::Object(members) => {
-                let each = members.iter_mut().map(|(name, member)| {
-                    let Some(at) = member.as_u64().filter(|_| name == "atMs" || name == "sinceMs") else {
-                        return moved(member, by);
-                    };
-                    *member = at.saturating_add_signed(by).into();
-                    1
-                });
-                each.sum()
-            }
-            Value::Array(items) => items.iter_mut().map(|item| moved(item, by)).sum(),
-            _ => 0,
-        }
-    }
     let shift = Duration::from_millis(by.unsigned_abs());
     let time = if by < 0 { SystemTime::now() - shift } else { SystemTime::now() + shift };
     for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.path()) {
-        let parsed = fs::read(&path).ok().and_then(|it| serde_json::from_slice::<Value>(&it).ok());
-        if let Some(mut value) = parsed
-            && moved(&mut value, by) > 0
-        {
-            let _ = fs::write(&path, value.to_string());
-        }
         // It may be gone by now.
-        let _ = fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(time));
+        let Ok(mut file) = fs::File::options().read(true).write(true).open(&path) else { continue };
+        let mut bytes = Vec::new();
+        if path.extension().is_none_or(|it| it != "lock") && file.read_to_end(&mut bytes).is_ok() {
+            // A file that is replaced meanwhile stays as its writer has made it.
+            for (place, moved) in moved_times(&bytes, by) {
+                let _ = file.write_all_at(moved.as_bytes(), place);
+            }
+        }
+        let _ = file.set_modified(time);
     }
+}
+
+/// Where in a file a time of day stands, in Unix milliseconds, and what it is when it is moved. By its value, whatever
+/// its name, so that the campaign needs no list of names; its length stays.
+fn moved_times(bytes: &[u8], by: i64) -> Vec<(u64, String)> {
+    const TEN_YEARS: u128 = 10 * 365 * 86_400_000;
+    let today = SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis();
+    let mut found = Vec::new();
+    let mut place = 0;
+    for digits in bytes.chunk_by(|one, two| one.is_ascii_digit() == two.is_ascii_digit()) {
+        let number = str::from_utf8(digits).ok().and_then(|it| it.parse::<u64>().ok());
+        if let Some(at) = number.filter(|it| u128::from(*it).abs_diff(today) < TEN_YEARS) {
+            found.push((place, at.saturating_add_signed(by).to_string()));
+        }
+        place += digits.len() as u64;
+    }
+    found
 }
 
 /// What an earlier boot left of a load that lives in the server, unless one is under way: the clock that it was
 /// written with counted further than the present one.
 pub fn leave_order(file: &Path) {
     let Some(folder) = file.parent() else { return };
-    if fs::create_dir(folder).is_ok() {
-        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    }
+    make_folder(folder);
     let opened = fs::File::options().read(true).write(true).create(true).truncate(false).open(file);
     let Ok(mut order) = opened.and_then(|it| fs2::FileExt::try_lock_exclusive(&it).map(|()| it)) else { return };
     let later = now() + 1_000_000_000;

@@ -15,8 +15,8 @@ use serde_json::json;
 use super::application::Application;
 use super::callers::{Callers, Order, Process, TICK, is_alive, raise};
 use super::check::{Facts, Sent};
-use super::history::History;
-use super::plan::{Disk, LmsProgram, Plan, Step, Whom};
+use super::history::{Call, History};
+use super::plan::{Disk, LmsProgram, Moment, Plan, Step};
 use super::ruin;
 use crate::support::Machine;
 
@@ -24,6 +24,8 @@ use crate::support::Machine;
 const SETTLES: Duration = Duration::from_secs(3);
 /// Longest wait for a load that a restart is to strike.
 const LOADS: Duration = Duration::from_secs(1);
+/// Longest wait for the moment at which a leader is to be stopped.
+const COMES: Duration = Duration::from_secs(5);
 
 /// Plays a round.
 pub fn play(plan: &Plan) -> (Facts, Machine) {
@@ -61,10 +63,20 @@ pub fn play(plan: &Plan) -> (Facts, Machine) {
 
 /// A restart of the application.
 enum Restart {
-    /// As soon as a load is under way, or then at the latest.
-    Due(Instant, Duration),
+    /// So long after a load is under way, or then at the latest.
+    Due { latest: Instant, after: Duration, down: Duration },
+    /// It dies then.
+    Set(Instant, Duration),
     /// It is down, until then.
     Down(Instant),
+}
+
+/// A stop of the leader.
+enum Freeze {
+    /// So long after this moment of its work, which comes by then or not at all.
+    Due { latest: Instant, moment: Moment, after: Duration },
+    /// This caller is stopped then.
+    Set(Instant, u32),
 }
 
 struct Stage<'a> {
@@ -83,6 +95,7 @@ struct Stage<'a> {
     /// Requests that run; whose connection is closed is cancelled.
     chats: Vec<TcpStream>,
     restarts: Vec<Restart>,
+    freezes: Vec<Freeze>,
     /// Locks of the lock file and the ends of their time. Those without a file are to be had yet.
     holders: Vec<(Option<fs::File>, Duration, Instant)>,
 }
@@ -124,6 +137,7 @@ impl<'a> Stage<'a> {
             lock,
             chats: Vec::new(),
             restarts: Vec::new(),
+            freezes: Vec::new(),
             holders: Vec::new(),
         }
     }
@@ -146,9 +160,12 @@ impl<'a> Stage<'a> {
             Step::Terminate(whom, number) => self.callers.signal(&self.lock, *whom, *number, Sent::Terminate),
             Step::Interrupt(whom, number) => self.callers.signal(&self.lock, *whom, *number, Sent::Interrupt),
             Step::Stop(whom, number, ms) => {
-                self.callers.stop(&self.lock, *whom, *number, Some(Duration::from_millis(*ms)));
+                self.callers.stop(&self.lock, *whom, *number, Duration::from_millis(*ms));
             }
-            Step::Freeze(number) => self.callers.stop(&self.lock, Whom::Leader, *number, None),
+            Step::Freeze(moment, after) => {
+                let latest = Instant::now() + COMES;
+                self.freezes.push(Freeze::Due { latest, moment: *moment, after: Duration::from_millis(*after) });
+            }
             Step::Evict(number) => {
                 if let Some(name) = application.some_instance(*number) {
                     application.control("evict", &json!({ "identifier": name }));
@@ -177,11 +194,15 @@ impl<'a> Stage<'a> {
                 drop(application.control("rest", &json!({ "on": true, "port": self.machine.rest_port })));
             }
             Step::Crash => drop(application.control("crash", &json!({}))),
-            Step::Restart(down) => {
-                self.restarts.push(Restart::Due(Instant::now() + LOADS, Duration::from_millis(*down)));
+            Step::Restart { after, down } => {
+                let [after, down] = [*after, *down].map(Duration::from_millis);
+                self.restarts.push(Restart::Due { latest: Instant::now() + LOADS, after, down });
             }
             Step::Lock(instead) => ruin::replace_lock(&self.lock, *instead),
-            Step::SharedLock(ms) => self.holders.push((None, Duration::from_millis(*ms), Instant::now() + LOADS)),
+            Step::SharedLock(ms) => {
+                self.holders.push((None, Duration::from_millis(*ms), Instant::now() + LOADS));
+                self.go_on();
+            }
             Step::StateDir(instead) => ruin::replace_folder(&self.state_dir, *instead),
             Step::FillDisk if self.mount.is_some() => ruin::fill(&self.state_dir.join("filler")),
             Step::FillDisk => self.is_full = true,
@@ -195,7 +216,8 @@ impl<'a> Stage<'a> {
 
     /// Whether something goes on that must come to its end before the round calms down.
     fn is_at_it(&self) -> bool {
-        self.callers.has_stopped() || !self.restarts.is_empty() || !self.holders.is_empty()
+        let is_idle = self.restarts.is_empty() && self.freezes.is_empty() && self.holders.is_empty();
+        self.callers.has_stopped() || !is_idle
     }
 
     /// Goes on with what takes its time.
@@ -203,12 +225,26 @@ impl<'a> Stage<'a> {
         let now = Instant::now();
         for restart in std::mem::take(&mut self.restarts) {
             match restart {
-                Restart::Due(latest, down) if now >= latest || !self.application().loading().is_empty() => {
+                Restart::Due { latest, after, down } if now >= latest || !self.application().loading().is_empty() => {
+                    self.restarts.push(Restart::Set(now + after, down));
+                }
+                Restart::Set(at, down) if now >= at => {
                     self.application().control("crash", &json!({}));
                     self.restarts.push(Restart::Down(now + down));
                 }
                 Restart::Down(until) if now >= until => self.started.push(self.application().start()),
                 waits => self.restarts.push(waits),
+            }
+        }
+        for freeze in std::mem::take(&mut self.freezes) {
+            match freeze {
+                Freeze::Due { latest, moment, after } => match self.leader_at(moment) {
+                    Some(pid) => self.freezes.push(Freeze::Set(now + after, pid)),
+                    None if now < latest => self.freezes.push(freeze),
+                    None => {}
+                },
+                Freeze::Set(at, pid) if now >= at => self.callers.freeze(pid),
+                Freeze::Set(..) => self.freezes.push(freeze),
             }
         }
         for (file, time, until) in &mut self.holders {
@@ -270,9 +306,28 @@ impl<'a> Stage<'a> {
 
     /// The `lms` of callers that have not ended.
     fn running_lms(&self) -> Vec<u32> {
-        let history = History::of(&self.machine.record());
-        let calls = history.calls.iter().filter(|it| it.exit.is_none() && self.callers.has(it.parent));
+        let calls = self.open_calls().into_iter();
         calls.map(|it| it.pid).filter(|pid| is_alive(*pid)).collect()
+    }
+
+    /// The runs of `lms` by callers whose end is not recorded.
+    fn open_calls(&self) -> Vec<Call> {
+        let mut calls = History::of(&self.machine.record()).calls;
+        calls.retain(|it| it.exit.is_none() && self.callers.has(it.parent));
+        calls
+    }
+
+    /// The caller that leads, once it is there with its work.
+    fn leader_at(&self, moment: Moment) -> Option<u32> {
+        let is_it = |call: &Call| match moment {
+            Moment::Leads => false,
+            Moment::Lists => call.argv.first().is_some_and(|it| it == "ls"),
+            Moment::Loads => call.loads().is_some(),
+        };
+        match moment {
+            Moment::Leads => self.callers.leader(&self.lock),
+            Moment::Lists | Moment::Loads => self.open_calls().iter().find(|it| is_it(it)).map(|it| it.parent),
+        }
     }
 
     fn free_disk(&mut self) {
@@ -284,9 +339,11 @@ impl<'a> Stage<'a> {
 /// A free port that no connection is given by chance while the server is off, and no other campaign takes.
 fn quiet_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = 10_000 + u16::try_from(std::process::id() % 199).unwrap_or_default() * 100;
+    // So many that none comes again while an earlier round still has it.
+    const EACH: u16 = 400;
+    let own = 10_000 + u16::try_from(std::process::id() % 50).unwrap_or_default() * EACH;
     for _ in 0..1000 {
-        let port = own + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+        let port = own + NEXT.fetch_add(1, Ordering::Relaxed) % EACH;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
