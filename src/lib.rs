@@ -18,8 +18,8 @@
 //!   verify.
 //! - `backend`: what the gate asks of a server, for each program that serves models.
 //! - [`sys`]: effects. Each file has one job and is the only one to name its crate (reqwest
-//!   in `http`, fs2 in `lock`, dirs in `paths`, terminal_size in `progress`, sysinfo in
-//!   `machine`) or its OS facility.
+//!   in `http`, rustls in `tls`, fs2 in `lock`, dirs in `paths`, terminal_size in `progress`,
+//!   sysinfo in `machine`) or its OS facility.
 //! - [`pure`]: decisions. No I/O, no clock, no environment.
 //!
 //! # What always holds

@@ -82,9 +82,18 @@ impl Context<'_> {
         &self.server.base
     }
 
+    /// The server's address for a message: with where it came from, and the proxy that is between.
+    pub(crate) fn address(&self) -> String {
+        let address = format!("{} (from {})", self.base(), self.origin);
+        match self.server.proxy() {
+            Some(proxy) => format!("{address}, asked through the proxy {proxy},"),
+            None => address,
+        }
+    }
+
     /// Nobody could find out what is resident.
     pub(crate) fn unknown(&self, why: &str) -> Failure {
-        let reason = format!("cannot tell what {} (from {}) has loaded: {why}", self.base(), self.origin);
+        let reason = format!("cannot tell what {} has loaded: {why}", self.address());
         Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
     }
 

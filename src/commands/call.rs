@@ -94,8 +94,7 @@ pub(super) async fn ensure(
     let mut servers = Vec::new();
     for models in resolved.servers {
         let Endpoint { base, token, .. } = &models.endpoint;
-        let server = Server::new(base.clone(), token.clone(), config.probe_timeout)
-            .map_err(|error| CommandError::unexpected(&error))?;
+        let server = Server::new(base.clone(), token.clone(), config.probe_timeout)?;
         servers.push((server, models));
     }
     let output = &gate.settings.output;

@@ -6,6 +6,7 @@ use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::report::Report;
 use crate::resolve::ResolveError;
 use crate::sys::output::{self, Console};
+use crate::sys::tls::NoClient;
 
 /// Why a command failed as a whole.
 #[derive(Debug)]
@@ -72,6 +73,15 @@ impl From<ResolveError> for CommandError {
             ResolveError::Argument(reason) => Self::usage(reason),
             ResolveError::Config { reason, hint: Some(hint) } => Self::config(reason).hinted(hint),
             ResolveError::Config { reason, hint: None } => Self::config(reason),
+        }
+    }
+}
+
+impl From<NoClient> for CommandError {
+    fn from(error: NoClient) -> Self {
+        match error {
+            NoClient::NoCertificates { reason, hint } => Self::config(reason).hinted(hint),
+            NoClient::Unexpected(error) => Self::unexpected(&error),
         }
     }
 }

@@ -132,6 +132,11 @@ impl BaseUrl {
         !self.is_https() && self.root.path() == "/"
     }
 
+    /// Whether the host is an address, not a name.
+    pub fn is_ip(&self) -> bool {
+        matches!(self.root.host(), Some(Host::Ipv4(_) | Host::Ipv6(_)))
+    }
+
     /// Whether the host is an IPv6 address. `lms` refuses a colon in `--host`, and its
     /// server listens on IPv4.
     pub fn is_ipv6(&self) -> bool {
@@ -143,6 +148,17 @@ impl BaseUrl {
     pub fn without_path(&self) -> Self {
         let mut root = self.root.clone();
         root.set_path("/");
+        Self { root }
+    }
+
+    /// The same address with http in the place of https, or the other way round.
+    #[must_use]
+    pub fn with_other_scheme(&self) -> Self {
+        let mut root = self.root.clone();
+        let scheme = if self.is_https() { "http" } else { "https" };
+        // Neither can fail: both schemes have hosts and ports. A port that is implied stays the same.
+        let _ = root.set_scheme(scheme);
+        let _ = root.set_port(Some(self.port()));
         Self { root }
     }
 

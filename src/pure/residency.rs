@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::pure::http::ConnectError;
 use crate::pure::load::LoadOptions;
 use crate::pure::model::ModelKey;
 
@@ -110,12 +111,20 @@ pub enum Reading {
     Seen(Snapshot),
     /// Nothing listens.
     Down,
-    /// It cannot be connected to; says why.
-    Unreachable(String),
+    /// It cannot be connected to.
+    Unreachable(ConnectError),
     /// The server wants a token, or another one.
     Unauthorized,
+    /// Something refused the request for its token, in other words than the server's; holds what was
+    /// said, for a message.
+    Forbidden(String),
+    /// Something refused the request because there were too many; holds what was said, for a message.
+    /// To ask again at once makes it worse.
+    RateLimited(String),
     /// Something answered, but with none of the lists; holds what was said, for a message.
     OtherProgram(String),
+    /// What listens there speaks no HTTP; holds the beginning of what it said, for a message.
+    NotHttp(String),
     /// A list that is longer than is read; says which. To ask again changes nothing.
     TooLarge(String),
     /// No usable answer at all; says what happened.

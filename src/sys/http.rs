@@ -1,7 +1,9 @@
-//! Talks to the REST server: the two lists of a probe, and the management requests. The
-//! only file that names reqwest and TLS. What an answer means is read in `pure::rest`.
+//! Talks to a server over HTTP: the two lists of a probe, and the management requests. The only
+//! file that names reqwest. What an answer means is read in `pure`.
 
 use std::borrow::Cow;
+use std::error::Error;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,13 @@ use std::time::Duration;
 use anyhow::Context;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use super::proxy;
+use super::tls::{self, HandshakeError, NoClient};
 use crate::pure::base_url::BaseUrl;
-use crate::pure::http::{Answer, Reply};
+use crate::pure::http::{Answer, ConnectError, Protocol, Proxy, Reply};
 use crate::pure::lmstudio::rest::{Received, V0List, V1List};
 use crate::pure::text::{duration, excerpt};
 
@@ -98,33 +104,37 @@ impl Server {
     /// Prepares the client; nothing is sent.
     ///
     /// # Errors
-    /// When an `https` address is given and the system's certificates cannot be loaded.
-    pub(crate) fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> anyhow::Result<Self> {
+    /// When an `https` address is given and no trusted certificates can be loaded.
+    pub(crate) fn new(base: BaseUrl, token: Option<Token>, probe_timeout: Duration) -> Result<Self, NoClient> {
         let _step = tracing::trace_span!("client").entered();
         let mut builder = Client::builder()
             .user_agent(concat!("lmswarm/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
-            .tls_backend_preconfigured(tls_config(&base)?);
+            .tls_backend_preconfigured(tls::config(&base)?);
         if base.is_loopback() {
             // A proxy from the environment would be asked for a server on its own loopback.
             builder = builder.no_proxy();
             if base.host().parse::<IpAddr>().is_err() {
-                // Saves the resolver's thread. LM Studio listens on IPv4 unless told otherwise.
-                let port = base.port();
-                let addresses =
-                    [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
-                builder = builder.resolve_to_addrs(&base.host(), &addresses);
+                // Saves the resolver's thread.
+                builder = builder.resolve_to_addrs(&base.host(), &this_machine(base.port()));
             }
         } else {
             builder = builder.dns_resolver(Arc::new(Resolver));
         }
-        let client = builder.build().context("cannot build the HTTP client")?;
+        let client = builder.build().context("cannot build the HTTP client").map_err(NoClient::Unexpected)?;
         Ok(Self { base, client, token, probe_timeout })
     }
 
     /// Whether requests carry a token.
     pub(crate) fn has_token(&self) -> bool {
         self.token.is_some()
+    }
+
+    /// The proxy of the environment through which it is asked. Looked for when something went wrong:
+    /// a warm call does without.
+    pub(crate) fn proxy(&self) -> Option<Proxy> {
+        // On this machine none is asked.
+        if self.base.is_loopback() { None } else { proxy::of_environment(&self.base) }
     }
 
     /// One round: `GET /api/v1/models` and `GET /api/v0/models`, side by side. The models that
@@ -172,12 +182,16 @@ impl Server {
             request = request.bearer_auth(&token.text);
         }
         let reply = match tokio::time::timeout(limit, receive(request, self.token.as_ref(), sink)).await {
+            // Nothing but a proxy answers so.
+            Ok(Ok(answer)) if answer.status == 407 => match self.proxy() {
+                Some(proxy) => {
+                    let why = "the proxy wants a user name and a password (status 407)".to_owned();
+                    Reply::Unreachable(ConnectError::Proxy(proxy, why))
+                }
+                None => Reply::Answer(answer),
+            },
             Ok(Ok(answer)) => Reply::Answer(answer),
-            Ok(Err(error)) if is_refused(&error) => Reply::Refused,
-            Ok(Err(error)) if error.is_connect() && !is_exhausted(&error) => {
-                Reply::Unreachable(excerpt(&innermost(&error), 200))
-            }
-            Ok(Err(error)) => Reply::Broken(excerpt(&innermost(&error), 200)),
+            Ok(Err(error)) => self.failed(&error, method == Method::GET).await,
             Err(_) => Reply::TimedOut,
         };
         let url = || self.base.endpoint(path);
@@ -186,11 +200,86 @@ impl Server {
                 tracing::debug!("{method} {}: status {status}, {} bytes", url(), body.len());
             }
             Reply::Refused => tracing::debug!("{method} {}: nothing listens there", url()),
-            Reply::Unreachable(why) | Reply::Broken(why) => tracing::debug!("{method} {}: no answer: {why}", url()),
+            Reply::Unreachable(why) => tracing::debug!("{method} {}: no connection: {why}", url()),
+            Reply::NotHttp(said) => tracing::debug!("{method} {}: no HTTP, but \"{said}\"", url()),
+            Reply::Broken(why) => tracing::debug!("{method} {}: no answer: {why}", url()),
             Reply::TimedOut => tracing::debug!("{method} {}: no answer within {}", url(), duration(limit)),
         }
         reply
     }
+
+    /// What it means that there was no answer. Only where `may_look` is set it is found out who
+    /// speaks there, which takes another connection.
+    async fn failed(&self, error: &reqwest::Error, may_look: bool) -> Reply {
+        let handshake = causes(error).find_map(tls::handshake_error);
+        let why = || match (&handshake, causes(error).last()) {
+            (Some(HandshakeError::NoTls), _) => "what answers there speaks no TLS".to_owned(),
+            (_, last) => excerpt(&last.map(ToString::to_string).unwrap_or_default(), 200),
+        };
+        if is_exhausted(error) {
+            return Reply::Broken(why());
+        }
+        if let Some(HandshakeError::Certificate(error)) = &handshake {
+            return Reply::Unreachable(ConnectError::Certificate(error.clone()));
+        }
+        let is_refused = has_io_cause(error, |io| io.kind() == io::ErrorKind::ConnectionRefused);
+        if let Some(proxy) = self.proxy() {
+            // A handshake is one with the server, through the proxy.
+            return match &handshake {
+                None if is_refused => {
+                    Reply::Unreachable(ConnectError::Proxy(proxy, "nothing listens at the proxy".to_owned()))
+                }
+                None if error.is_connect() => Reply::Unreachable(ConnectError::Proxy(proxy, why())),
+                Some(_) if error.is_connect() => Reply::Unreachable(ConnectError::Other(why())),
+                _ => Reply::Broken(why()),
+            };
+        }
+        if is_refused {
+            return Reply::Refused;
+        }
+        // In a handshake, or before an answer has begun.
+        let may_be_another_protocol = if self.base.is_https() {
+            matches!(handshake, Some(HandshakeError::NoTls))
+                || has_io_cause(error, |io| io.kind() == io::ErrorKind::UnexpectedEof)
+        } else {
+            error.is_request() && !error.is_connect()
+        };
+        if may_look && may_be_another_protocol {
+            let look = tokio::time::timeout(self.probe_timeout, self.first_bytes());
+            if let Ok(Some(bytes)) = look.await {
+                let said = || excerpt(&String::from_utf8_lossy(&bytes), 60);
+                match (Protocol::of(&bytes), self.base.is_https()) {
+                    (Protocol::Http, true) => return Reply::Unreachable(ConnectError::SpeaksHttp),
+                    (Protocol::Tls, false) => return Reply::Unreachable(ConnectError::SpeaksHttps),
+                    (Protocol::Other, _) => return Reply::NotHttp(said()),
+                    (Protocol::Http, false) | (Protocol::Tls, true) => {}
+                }
+            }
+        }
+        if error.is_connect() { Reply::Unreachable(ConnectError::Other(why())) } else { Reply::Broken(why()) }
+    }
+
+    /// What a plain request without a token is answered with first, if anything.
+    async fn first_bytes(&self) -> Option<Vec<u8>> {
+        let (host, port) = (self.base.host(), self.base.port());
+        let addresses = match host.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::from((address, port))],
+            Err(_) if self.base.is_loopback() => this_machine(port).to_vec(),
+            Err(_) => look_up(host, port).await.ok()?,
+        };
+        let mut stream = TcpStream::connect(&*addresses).await.ok()?;
+        // Some speak before they are asked, and hang up at once.
+        let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+        let mut bytes = vec![0; 512];
+        let length = stream.read(&mut bytes).await.ok()?;
+        bytes.truncate(length);
+        (length > 0).then_some(bytes)
+    }
+}
+
+/// This machine's own addresses. LM Studio listens on IPv4 unless told otherwise.
+fn this_machine(port: u16) -> [SocketAddr; 2] {
+    [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))]
 }
 
 /// Whether LM Studio greets there.
@@ -244,10 +333,6 @@ async fn receive(
     Ok(Answer { status, signature: signature.join(", "), body })
 }
 
-fn is_refused(error: &reqwest::Error) -> bool {
-    has_io_cause(error, |io| io.kind() == std::io::ErrorKind::ConnectionRefused)
-}
-
 /// Whether this machine had no more files, threads or memory to give: that says nothing about
 /// the server.
 fn is_exhausted(error: &reqwest::Error) -> bool {
@@ -261,15 +346,17 @@ fn is_exhausted(error: &reqwest::Error) -> bool {
     has_io_cause(error, |io| io.raw_os_error().is_some_and(|number| numbers.contains(&number)))
 }
 
-fn has_io_cause(error: &reqwest::Error, is_meant: impl Fn(&std::io::Error) -> bool) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(it) = cause {
-        if it.downcast_ref::<std::io::Error>().is_some_and(&is_meant) {
-            return true;
-        }
-        cause = it.source();
-    }
-    false
+fn has_io_cause(error: &reqwest::Error, is_meant: impl Fn(&io::Error) -> bool) -> bool {
+    causes(error).any(|it| it.downcast_ref().is_some_and(&is_meant))
+}
+
+/// The error and all that caused it; the last one says what happened, those above it repeat the
+/// URL. Unlike `source`, it does not pass over what an I/O error is made of.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&it| match it.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => it.source(),
+    })
 }
 
 /// Looks names up in a thread of its own. reqwest's resolver panics where the system refuses
@@ -279,45 +366,18 @@ struct Resolver;
 impl reqwest::dns::Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         Box::pin(async move {
-            let (sender, receiver) = tokio::sync::oneshot::channel();
-            // An error means that the request was given up.
-            let look_up = move || drop(sender.send((name.as_str(), 0).to_socket_addrs()));
-            std::thread::Builder::new().spawn(look_up)?;
-            let addresses: reqwest::dns::Addrs = Box::new(receiver.await??);
+            let addresses: reqwest::dns::Addrs = Box::new(look_up(name.as_str().to_owned(), 0).await?.into_iter());
             Ok(addresses)
         })
     }
 }
 
-/// The last cause says what happened; the layers above it repeat the URL.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
-}
-
-/// TLS costs a plain http call nothing: only `https` loads the system's certificates (a
-/// proxy in front of LM Studio often has one of the user's own), which takes longer than
-/// the whole of a warm call.
-fn tls_config(base: &BaseUrl) -> anyhow::Result<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    if base.is_https() {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let why = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-            anyhow::bail!("cannot check the certificate of {base}: the system's certificates cannot be loaded ({why})");
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("TLS does not work here")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // An error means that the request was given up.
+    let look_up = move || drop(sender.send((name.as_str(), port).to_socket_addrs()));
+    std::thread::Builder::new().spawn(look_up)?;
+    Ok(receiver.await.map_err(io::Error::other)??.collect())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{GEMMA, LLAMA, Machine, TOKEN, run};
+use crate::support::{GEMMA, LLAMA, Machine, TOKEN, run, stranger};
 
 #[test]
 fn a_right_token_is_all_it_takes() {
@@ -46,4 +46,25 @@ fn a_model_that_lms_alone_could_tell_comes_with_a_warning_that_clients_need_a_to
     }
     let run = run(machine.command(&["ensure", "--json", LLAMA]).env("LM_API_TOKEN", TOKEN)).expect(0);
     assert_eq!(run.model()["warnings"], json!([]));
+}
+
+#[test]
+fn a_refusal_in_other_words_than_lm_studios_is_about_the_token_too() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    let jenkins = stranger(b"HTTP/1.0 401 No\r\nServer: Jenkins\r\nContent-Length: 2\r\n\r\nno");
+    let nginx = stranger(b"HTTP/1.0 403 Forbidden\r\nServer: nginx\r\nContent-Length: 2\r\n\r\nno");
+    for (port, status) in [(jenkins, "status 401, Jenkins"), (nginx, "status 403, nginx")] {
+        let url = format!("http://127.0.0.1:{port}");
+        let none = machine.ensure(&[LLAMA, "--base-url", &url]).expect(7).says(status);
+        let none = none.says("refuses requests without an API token (the variable LM_API_TOKEN holds none)");
+        let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url", &url]);
+        let wrong = run(command.env("LM_API_TOKEN", TOKEN)).expect(7).says(status);
+        let wrong = wrong.says("refuses requests with the API token in the variable LM_API_TOKEN");
+        for run in [none, wrong] {
+            assert_eq!(run.model()["category"], "unauthorized");
+            assert!(!run.stderr.contains("stop the program"), "{run:?}");
+        }
+    }
+    assert_eq!(machine.lms_calls().len(), 0);
 }

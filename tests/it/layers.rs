@@ -16,16 +16,18 @@ const ROOMS: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates that one file alone may name, so that another one could take their place.
-const CRATES: [(&str, &str); 9] = [
+const CRATES: [(&str, &str); 11] = [
     ("dirs", "sys/paths.rs"),
     ("fs2", "sys/lock.rs"),
+    ("hyper_util", "sys/proxy.rs"),
     ("reqwest", "sys/http.rs"),
-    ("rustls", "sys/http.rs"),
-    ("rustls_native_certs", "sys/http.rs"),
+    ("rustls", "sys/tls.rs"),
+    ("rustls_native_certs", "sys/tls.rs"),
     ("strsim", "pure/text.rs"),
     ("sysinfo", "sys/machine.rs"),
     ("tracing_subscriber", "sys/log.rs"),
     ("url", "pure/base_url.rs"),
+    ("webpki", "sys/tls.rs"),
 ];
 
 /// What is an effect, wherever it is done.

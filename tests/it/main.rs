@@ -78,6 +78,7 @@ mod still_loading;
 mod support;
 #[cfg(target_os = "linux")]
 mod terminal;
+mod tls;
 mod token;
 mod unload;
 mod usage;

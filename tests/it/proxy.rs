@@ -1,17 +1,18 @@
-//! Proxies: a reverse proxy in front of LM Studio (a path prefix, TLS, a host that `lms` cannot be
-//! pointed at), and those of the environment.
+//! Proxies: a reverse proxy in front of LM Studio (a path prefix, a host that `lms` cannot be pointed
+//! at), and those of the environment. `tls` is about one that speaks https.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::json;
 
 use crate::support::{LLAMA, Machine, free_port, run};
 
 /// Forwards requests below `/lm` to `upstream`; returns its port.
-fn proxy(upstream: u16, tls: Option<Arc<ServerConfig>>) -> u16 {
+pub fn proxy(upstream: u16, tls: Option<Arc<ServerConfig>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     std::thread::spawn(move || {
@@ -61,29 +62,87 @@ fn a_path_prefix_is_kept_and_the_load_goes_over_rest() {
     assert_eq!(machine.ensure(&[LLAMA, "--base-url", without_v1]).expect(0).model()["action"], "none");
 }
 
+/// A reverse proxy that answers everything with this status; counts the requests.
+fn answers_with(status: &'static str) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            counter.fetch_add(1, Ordering::SeqCst);
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nServer: nginx\r\nConnection: close\r\n\r\n<html>");
+        }
+    });
+    (port, asked)
+}
+
 #[test]
-fn https_works_with_the_certificates_of_the_system_and_with_no_others() {
+fn a_proxy_that_cannot_answer_now_tells_nothing_of_what_is_behind_it() {
     let machine = Machine::new();
     machine.preload(LLAMA);
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|it| it.with_no_client_auth().with_single_cert(vec![signed.cert.der().clone()], key))
-        .expect("a TLS configuration");
-    let url = format!("https://localhost:{}/lm/v1", proxy(machine.rest_port, Some(Arc::new(config))));
-    machine.write("ca.pem", &signed.cert.pem());
-    let call = |certificates: &str| {
+    for status in ["408 Request Timeout", "425 Too Early", "429 Too Many Requests", "502 Bad Gateway"] {
+        let (port, asked) = answers_with(status);
+        let run = machine.ensure(&[LLAMA, "--base-url", &format!("http://127.0.0.1:{port}/lm")]).expect(75);
+        let run = run.says(&format!("it answers with status {}, nginx", &status[..3]));
+        assert_eq!(run.model()["category"], "unknown-state");
+        assert_eq!(run.json()["proceed"], true);
+        // Too many requests are not answered by more of them.
+        assert_eq!(asked.load(Ordering::SeqCst) == 2, status.starts_with("429"), "{status}: {asked:?}");
+    }
+    assert_eq!(machine.lms_calls().len(), 0);
+}
+
+#[test]
+fn a_load_that_a_proxy_lets_not_through_for_now_is_not_known() {
+    let machine = Machine::new();
+    machine.faults(json!([{ "on": "POST /api/v1/models/load", "kind": "status", "status": 429, "body": "" }]));
+    let run = machine.ensure(&[LLAMA, "--loader", "rest"]).expect(75).says("could not be loaded over REST: status 429");
+    assert_eq!(run.model()["category"], "unknown-state");
+    assert_eq!(machine.loads(LLAMA), 0);
+    machine.faults(json!([]));
+    // And is not held against later calls.
+    assert_eq!(machine.ensure(&[LLAMA, "--loader", "rest"]).expect(0).model()["action"], "loaded");
+}
+
+#[test]
+fn a_proxy_of_the_environment_that_is_dead_is_named() {
+    let machine = Machine::new();
+    let dead = format!("127.0.0.1:{}", free_port());
+    for (scheme, variable) in
+        [("http", "HTTP_PROXY"), ("http", "http_proxy"), ("http", "ALL_PROXY"), ("https", "HTTPS_PROXY")]
+    {
+        let url = format!("{scheme}://llm.test:1234/v1");
         let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url", &url]);
-        run(command.env("SSL_CERT_FILE", machine.path(certificates)))
+        let run = run(command.env(variable, format!("http://me:secret@{dead}"))).expect(3);
+        let run = run.says(&format!(
+            "{url} (from --base-url) cannot be reached through the proxy http://{dead} (from {variable}): nothing \
+             listens at the proxy"
+        ));
+        let run = run.says(&format!("start the proxy, correct {variable}, or put llm.test into NO_PROXY"));
+        assert_eq!(run.model()["category"], "server-unreachable");
+        assert!(!format!("{run:?}").contains("secret"));
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_that_does_not_do_its_work_is_named() {
+    let machine = Machine::new();
+    let call = |scheme: &str, variable: &str, status: &'static str| {
+        let proxy = format!("http://127.0.0.1:{}", answers_with(status).0);
+        let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url"]);
+        let run = run(command.arg(format!("{scheme}://llm.test")).env(variable, &proxy));
+        run.says(&format!("through the proxy {proxy} (from {variable})"))
     };
-    assert_eq!(call("ca.pem").expect(0).model()["action"], "none");
-    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    machine.write("other.pem", &other.cert.pem());
-    assert_eq!(call("other.pem").expect(3).says("certificate").model()["category"], "server-unreachable");
-    machine.write("none.pem", "");
-    let report = call("none.pem").expect(1).says("the system's certificates cannot be loaded").json();
-    assert_eq!(report["proceed"], false);
+    let wants_login = call("http", "HTTP_PROXY", "407 Proxy Authentication Required").expect(3);
+    wants_login.says("wants a user name and a password");
+    call("https", "HTTPS_PROXY", "407 Proxy Authentication Required").expect(3).says("authorization required");
+    call("https", "HTTPS_PROXY", "502 Bad Gateway").expect(3).says("tunnel error: unsuccessful");
+    // This is about the server, but the proxy says it.
+    call("http", "HTTP_PROXY", "502 Bad Gateway").expect(75).says("it answers with status 502");
+    call("http", "HTTP_PROXY", "404 Not Found").expect(3).says("is not LM Studio");
 }
 
 #[test]

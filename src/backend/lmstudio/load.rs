@@ -9,7 +9,7 @@ use super::{LOG, LmStudio, LoadMethod, LoadTarget, remember_unless_local, unload
 use crate::backend::LoadResult;
 use crate::pure::config::Device;
 use crate::pure::eviction::Estimate;
-use crate::pure::http::Reply;
+use crate::pure::http::{Reply, StatusClass, classify};
 use crate::pure::lmstudio::lms_output::{
     LoadProblem, decode, error_sentence, is_cut_off, is_identifier_taken, is_load_cancelled, load_problem,
     loaded_identifier,
@@ -288,6 +288,10 @@ impl LmStudio<'_> {
                 LoadResult::CutOff(failed(&why))
             }
             ManagementReply::Refused(_, why) => LoadResult::Failed(failed(&why)),
+            ManagementReply::Unclear(why) if is_rate_limited(reply) => {
+                let failure = Failure { category: Category::UnknownState, ..failed(&why) };
+                LoadResult::Failed(failure.hinted("try again later").for_waiters())
+            }
             // That is not LM Studio's word.
             ManagementReply::Unclear(why) => LoadResult::Failed(failed(&why).for_waiters()),
         })
@@ -366,7 +370,12 @@ fn noted<T>(locked: io::Result<T>) -> Option<T> {
 fn is_outage(reply: &Reply) -> bool {
     match reply {
         Reply::Broken(_) => true,
-        Reply::Answer(answer) => matches!(answer.status, 502..=504),
+        Reply::Answer(answer) => matches!(answer.status, 408 | 502..=504),
         _ => false,
     }
+}
+
+/// Whether a proxy in front of the server let no more requests through.
+fn is_rate_limited(reply: &Reply) -> bool {
+    matches!(reply, Reply::Answer(answer) if classify(answer.status) == StatusClass::RateLimited)
 }

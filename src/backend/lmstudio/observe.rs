@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::LmStudio;
 use crate::backend::{Observation, is_settled};
-use crate::pure::http::{Reply, describe};
+use crate::pure::http::{Reply, StatusClass, classify, describe};
 use crate::pure::lmstudio::rest::{is_greeting, read_lists};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::{Downloaded, Instance, Readiness, Reading, Snapshot, Source};
@@ -50,20 +50,21 @@ impl LmStudio<'_> {
         match reading {
             Reading::Seen(snapshot) => Ok(Observation::Seen(snapshot)),
             Reading::Down => Ok(Observation::Down),
-            Reading::Unreachable(why) => {
-                let reason = format!("{} (from {}) cannot be connected to: {why}", context.base(), context.origin);
-                let failure = Failure::new(Category::ServerUnreachable, reason);
-                Ok(Observation::Blocked(
-                    failure.hinted("check the address (--base-url), and that this machine can reach it").cheap(),
-                ))
-            }
+            Reading::Unreachable(error) => Ok(Observation::Blocked(error.failure(context.base(), context.origin))),
             Reading::Unauthorized if context.server.has_token() => Ok(Observation::Blocked(self.token_refused())),
             Reading::Unauthorized => {
                 self.lacks_token.set(true);
                 self.observe_through_lms(self.token_missing(), cached).await
             }
+            Reading::Forbidden(said) => Ok(Observation::Blocked(self.forbidden(&said))),
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
-            Reading::Unclear(why) | Reading::TooLarge(why) => Ok(Observation::Blocked(context.unknown(&why))),
+            Reading::NotHttp(said) => {
+                let said = format!("it speaks no HTTP, but says \"{said}\"");
+                Ok(Observation::Blocked(self.not_lm_studio(&said, self.hint_at_other_program())))
+            }
+            Reading::Unclear(why) | Reading::TooLarge(why) | Reading::RateLimited(why) => {
+                Ok(Observation::Blocked(context.unknown(&why)))
+            }
         }
     }
 
@@ -84,17 +85,32 @@ impl LmStudio<'_> {
                 }
                 return Ok(Observation::Blocked(context.unknown(&format!("it answers with {said}"))));
             }
-            Reply::Answer(answer) if answer.status < 500 => answer,
+            Reply::Answer(answer) => match classify(answer.status) {
+                StatusClass::Other => answer,
+                StatusClass::Unauthorized => return Ok(Observation::Blocked(self.forbidden(&describe(&answer)))),
+                StatusClass::RateLimited | StatusClass::Temporary => {
+                    let why = format!("it answers with {}", describe(&answer));
+                    return Ok(Observation::Blocked(context.unknown(&why)));
+                }
+            },
             _ => return Ok(Observation::Blocked(context.unknown(&format!("it answers with {said}")))),
         };
-        let reason =
-            format!("what answers at {base} (from {}) is not LM Studio: {}", context.origin, describe(&answer));
         let hint = if base.without_path() != *base && self.greets_at_root().await? {
             format!("LM Studio answers at {}: drop the rest of the path", base.without_path())
         } else {
-            format!("stop the program on port {}, or name LM Studio's address with --base-url", base.port())
+            self.hint_at_other_program()
         };
-        Ok(Observation::Blocked(Failure::new(Category::NotLmStudio, reason).hinted(hint)))
+        Ok(Observation::Blocked(self.not_lm_studio(&describe(&answer), hint)))
+    }
+
+    fn not_lm_studio(&self, said: &str, hint: String) -> Failure {
+        let reason = format!("what answers at {} is not LM Studio: {said}", self.context.address());
+        Failure::new(Category::NotLmStudio, reason).hinted(hint)
+    }
+
+    fn hint_at_other_program(&self) -> String {
+        let port = self.context.base().port();
+        format!("stop the program on port {port}, or name LM Studio's address with --base-url")
     }
 
     async fn greets_at_root(&self) -> Result<bool, Failure> {

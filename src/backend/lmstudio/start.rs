@@ -99,7 +99,7 @@ impl LmStudio<'_> {
         match self.context.unless_stopped(reply).await? {
             Reply::Answer(answer) if is_greeting(&answer.body) => {}
             // Nothing is there, or another program.
-            Reply::Refused | Reply::Answer(_) => return Ok(()),
+            Reply::Refused | Reply::Answer(_) | Reply::NotHttp(_) => return Ok(()),
             Reply::Unreachable(_) | Reply::TimedOut | Reply::Broken(_) => {
                 let why =
                     format!("whether LM Studio's server still runs on its last port, {last}, is not to be found out");

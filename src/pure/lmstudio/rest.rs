@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::pure::http::{Answer, Reply, describe};
+use crate::pure::http::{Answer, Reply, StatusClass, classify, describe};
 use crate::pure::json::Object;
 use crate::pure::json_list::{Cursor, End, JsonList, LARGEST, Stop, Value};
 use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Snapshot, Source};
@@ -140,14 +140,22 @@ fn is_unexpected(answer: &Answer) -> bool {
 
 fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
     let both = [v1, v0];
-    if both.iter().filter_map(|it| answer(it)).any(is_token_error) {
+    let answers = || both.iter().filter_map(|it| answer(it));
+    let of_class = |class| answers().find(|it| classify(it.status) == class);
+    if answers().any(is_token_error) {
         return Reading::Unauthorized;
+    }
+    if let Some(it) = of_class(StatusClass::Unauthorized) {
+        return Reading::Forbidden(describe(it));
+    }
+    if let Some(it) = of_class(StatusClass::RateLimited) {
+        return Reading::RateLimited(format!("it answers with {}", describe(it)));
     }
     if both.iter().all(|it| matches!(it, Reply::Refused)) {
         return Reading::Down;
     }
-    if let (Reply::Unreachable(why), Reply::Unreachable(_)) = (v1, v0) {
-        return Reading::Unreachable(why.clone());
+    if let (Reply::Unreachable(error), Reply::Unreachable(_)) = (v1, v0) {
+        return Reading::Unreachable(error.clone());
     }
     // A server without v1 is too old for both only if it says so of v0, too: one answer that
     // got lost must not make `lms ps` the judge, which cannot tell loading from ready.
@@ -157,10 +165,14 @@ fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
             None => no_answer(v0),
         });
     }
-    let failing = both.iter().any(|it| answer_status(it).is_some_and(|status| status >= 500));
-    match both.iter().find_map(|it| answer(it)) {
-        Some(it) if !failing => Reading::OtherProgram(describe(it)),
-        Some(it) => Reading::Unclear(format!("it answers with {}", describe(it))),
+    if let Some(it) = of_class(StatusClass::Temporary) {
+        return Reading::Unclear(format!("it answers with {}", describe(it)));
+    }
+    if let Some(it) = answers().next() {
+        return Reading::OtherProgram(describe(it));
+    }
+    match both.iter().find_map(|it| if let Reply::NotHttp(said) = it { Some(said) } else { None }) {
+        Some(said) => Reading::NotHttp(said.clone()),
         None => Reading::Unclear(no_answer(v1)),
     }
 }
@@ -168,8 +180,9 @@ fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
 fn no_answer(reply: &Reply) -> String {
     match reply {
         Reply::TimedOut => "it does not answer in time".to_owned(),
-        Reply::Broken(why) | Reply::Unreachable(why) => why.clone(),
-        Reply::Refused | Reply::Answer(_) => "it answers now and then".to_owned(),
+        Reply::Broken(why) => why.clone(),
+        Reply::Unreachable(error) => error.to_string(),
+        Reply::Refused | Reply::Answer(_) | Reply::NotHttp(_) => "it answers now and then".to_owned(),
     }
 }
 
@@ -178,10 +191,6 @@ fn answer(reply: &Reply) -> Option<&Answer> {
         Reply::Answer(answer) => Some(answer),
         _ => None,
     }
-}
-
-fn answer_status(reply: &Reply) -> Option<u16> {
-    answer(reply).map(|it| it.status)
 }
 
 /// LM Studio's own 401. Another program on the port may well answer 401, too.
@@ -374,9 +383,11 @@ pub fn read_management_reply(reply: &Reply, wanted: &str) -> ManagementReply {
         Reply::Answer(answer) => answer,
         Reply::Refused => return ManagementReply::Gone,
         Reply::TimedOut => return ManagementReply::TimedOut,
-        Reply::Broken(why) | Reply::Unreachable(why) => return ManagementReply::Unclear(why.clone()),
+        Reply::Broken(why) => return ManagementReply::Unclear(why.clone()),
+        Reply::Unreachable(error) => return ManagementReply::Unclear(error.to_string()),
+        Reply::NotHttp(said) => return ManagementReply::Unclear(format!("no HTTP, but \"{said}\"")),
     };
-    if matches!(answer.status, 401 | 403) {
+    if classify(answer.status) == StatusClass::Unauthorized {
         return ManagementReply::Unauthorized;
     }
     let Ok(json) = serde_json::from_str::<Json>(&text(&answer.body)) else {
@@ -523,8 +534,34 @@ mod tests {
         assert!(matches!(read_lists(&missing, &missing), Reading::Unauthorized));
         assert!(matches!(read_lists(&Reply::Refused, &Reply::Refused), Reading::Down));
         assert!(matches!(read_lists(&Reply::TimedOut, &Reply::TimedOut), Reading::Unclear(_)));
-        let broken = reply(502, b"Bad Gateway");
-        assert!(matches!(read_lists(&broken, &broken), Reading::Unclear(_)));
+        let not_http = Reply::NotHttp("SSH-2.0".to_owned());
+        assert!(matches!(read_lists(&not_http, &not_http), Reading::NotHttp(_)));
+        assert!(matches!(read_lists(&Reply::TimedOut, &not_http), Reading::NotHttp(_)));
+    }
+
+    #[test]
+    fn the_status_of_a_proxy_is_not_taken_for_another_program() {
+        for (v1, v0, wanted) in [
+            (401, 401, "Forbidden"),
+            (403, 404, "Forbidden"),
+            (404, 403, "Forbidden"),
+            (429, 403, "Forbidden"),
+            (429, 429, "RateLimited"),
+            (404, 429, "RateLimited"),
+            (408, 408, "Unclear"),
+            (502, 502, "Unclear"),
+            (404, 503, "Unclear"),
+            (404, 404, "OtherProgram"),
+            (200, 200, "OtherProgram"),
+            (302, 302, "OtherProgram"),
+        ] {
+            let reading = read_lists(&reply(v1, b"<html>"), &reply(v0, b"<html>"));
+            assert!(format!("{reading:?}").starts_with(wanted), "{v1} {v0}: {reading:?}");
+        }
+        // What is told is the status that decided.
+        assert!(matches!(read_lists(&reply(404, b""), &reply(503, b"")), Reading::Unclear(it) if it.contains("503")));
+        // One list tells, although the other is kept from us.
+        assert_eq!(seen(&reply(200, V1), &reply(403, b"<html>")).source, Source::RestV1);
     }
 
     #[test]
