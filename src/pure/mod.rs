@@ -1,6 +1,7 @@
 //! Decisions: no I/O, no clock, no environment; whatever they need comes in as arguments.
 
 pub mod arguments;
+pub mod backend;
 pub mod base_url;
 pub mod config;
 pub mod cooldown;

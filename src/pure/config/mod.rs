@@ -11,6 +11,7 @@ use jsonc_parser::ast::{Object, Value as Ast};
 use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
+use crate::pure::backend::BackendKind;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::options::{DefaultValue, Kind, Layer, Origin, Value, complaint, of_models};
 use crate::pure::jsonc::JSONC;
@@ -65,6 +66,8 @@ pub struct EvictionPolicy {
 #[expect(missing_docs, reason = "the fields are the options, described in `options::OPTIONS`")]
 pub struct Config {
     pub base_url: Option<(BaseUrl, Origin)>,
+    /// `None`: `auto`.
+    pub backend: Option<BackendKind>,
     pub api_token_env: String,
     pub providers: Vec<String>,
     pub fail_mode: FailMode,
@@ -112,6 +115,7 @@ impl Config {
                 Some((Value::Url(url), origin)) => Some((url.clone(), origin.clone())),
                 _ => None,
             },
+            backend: BackendKind::of_word(values.word("backend")),
             api_token_env: values.word("apiTokenEnv").to_owned(),
             providers: values.list("providers"),
             fail_mode: match values.word("failMode") {

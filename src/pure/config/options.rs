@@ -171,6 +171,16 @@ pub const OPTIONS: &[Spec] = &[
         help: "Address of the LM Studio server",
     },
     Spec {
+        key: "backend",
+        flag: "backend",
+        alias: None,
+        scope: Scope::Server,
+        kind: Kind::Choice(&["auto", "lmstudio", "llama-swap", "llama.cpp"]),
+        default: DefaultValue::Word("auto"),
+        placeholder: "PROGRAM",
+        help: "The program that serves the models there; auto finds out",
+    },
+    Spec {
         key: "apiTokenEnv",
         flag: "api-token-env",
         alias: None,
