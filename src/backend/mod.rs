@@ -20,14 +20,19 @@
 //! | `download` | `lms get`, else REST | not possible | `POST /models` |
 //! | `unsupported` | over REST: TTL, parallel, GPU, device | context, TTL, parallel, GPU, device | the same |
 
+mod identify;
+mod llamacpp;
+mod llamaswap;
 mod lmstudio;
 
 use std::cell::OnceCell;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use crate::pure::backend::BackendKind;
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::Config;
+use crate::pure::decision::Program;
 use crate::pure::eviction::Estimate;
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
@@ -37,6 +42,9 @@ use crate::sys::http::Server;
 use crate::sys::operation::Operation;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::{Shutdown, Stop};
+pub(crate) use identify::identify;
+use llamacpp::LlamaCpp;
+use llamaswap::LlamaSwap;
 use lmstudio::LmStudio;
 
 /// One call to one server: what the gate and the backend share.
@@ -95,6 +103,49 @@ impl Context<'_> {
     pub(crate) fn unknown(&self, why: &str) -> Failure {
         let reason = format!("cannot tell what {} has loaded: {why}", self.address());
         Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
+    }
+
+    /// What a reading of a server of this kind comes to.
+    fn observation(&self, reading: Reading, kind: BackendKind) -> Observation {
+        let name = kind.name();
+        let failure = match reading {
+            Reading::Seen(snapshot) => return Observation::Seen(snapshot),
+            Reading::Down => return Observation::Down,
+            Reading::Unreachable(error) => error.failure(self.base(), self.origin),
+            Reading::Unauthorized if self.server.has_token() => {
+                let reason = format!("{} refuses the API key in {}", self.base(), self.token_origin);
+                Failure::new(Category::Unauthorized, reason).hinted(format!("check the API key that {name} was given"))
+            }
+            Reading::Unauthorized => {
+                let variable = &self.config.api_token_env;
+                let reason = format!("{} requires an API key, and the variable {variable} holds none", self.base());
+                Failure::new(Category::Unauthorized, reason).hinted(format!("put {name}'s API key into {variable}"))
+            }
+            Reading::Forbidden(said) => self.forbidden(&said, kind),
+            Reading::OtherProgram(said) => self.wrong_backend(&said, name),
+            Reading::NotHttp(said) => self.wrong_backend(&format!("it speaks no HTTP, but says \"{said}\""), name),
+            Reading::Unclear(why) | Reading::TooLarge(why) | Reading::RateLimited(why) => self.unknown(&why),
+        };
+        Observation::Blocked(failure)
+    }
+
+    fn wrong_backend(&self, said: &str, name: &str) -> Failure {
+        let reason = format!("what answers at {} is not {name}: {said}", self.address());
+        Failure::new(Category::WrongBackend, reason)
+            .hinted("correct `backend`, or leave it out so that lmswarm finds out; or correct the address (--base-url)")
+    }
+
+    /// Refused in other words than the server's own: by a proxy in front of it, or another program.
+    fn forbidden(&self, said: &str, kind: BackendKind) -> Failure {
+        let with = if self.server.has_token() {
+            format!("with the API token in {}", self.token_origin)
+        } else {
+            format!("without an API token (the variable {} holds none)", self.config.api_token_env)
+        };
+        let reason = format!("what answers at {} refuses requests {with}: {said}", self.address());
+        let name = kind.name();
+        Failure::new(Category::Unauthorized, reason)
+            .hinted(format!("use the token that it wants; if that is not {name} or its proxy, correct --base-url"))
     }
 
     /// The call had to end.
@@ -162,7 +213,7 @@ pub(crate) struct LoadTarget {
     pub size_bytes: Option<u64>,
     /// What the user should know before it is loaded.
     pub warning: Option<String>,
-    /// Which machine loads it.
+    /// Which machine loads it, where LM Studio is linked with others.
     placement: crate::pure::lmstudio::load_args::Placement,
 }
 
@@ -191,18 +242,37 @@ pub(crate) enum LoadResult {
 pub(crate) enum Backend<'a> {
     /// LM Studio.
     LmStudio(LmStudio<'a>),
+    /// llama-swap.
+    LlamaSwap(LlamaSwap<'a>),
+    /// llama.cpp's `llama-server`.
+    LlamaCpp(LlamaCpp<'a>),
 }
 
 impl<'a> Backend<'a> {
     /// Names the backend; nothing is asked or looked for.
-    pub(crate) fn new(context: &'a Context<'a>) -> Self {
-        Self::LmStudio(LmStudio::new(context))
+    pub(crate) fn new(context: &'a Context<'a>, kind: BackendKind) -> Self {
+        match kind {
+            BackendKind::LmStudio => Self::LmStudio(LmStudio::new(context)),
+            BackendKind::LlamaSwap => Self::LlamaSwap(LlamaSwap::new(context)),
+            BackendKind::LlamaCpp => Self::LlamaCpp(LlamaCpp::new(context)),
+        }
+    }
+
+    /// Which program it is.
+    pub(crate) fn kind(&self) -> BackendKind {
+        match self {
+            Self::LmStudio(_) => BackendKind::LmStudio,
+            Self::LlamaSwap(_) => BackendKind::LlamaSwap,
+            Self::LlamaCpp(_) => BackendKind::LlamaCpp,
+        }
     }
 
     /// One round of requests, without any effect. A warm call asks nothing else.
     pub(crate) async fn read(&self) -> Reading {
         match self {
             Self::LmStudio(it) => it.read().await,
+            Self::LlamaSwap(it) => it.read().await,
+            Self::LlamaCpp(it) => it.read().await,
         }
     }
 
@@ -216,13 +286,16 @@ impl<'a> Backend<'a> {
     ) -> Result<Observation, Failure> {
         match self {
             Self::LmStudio(it) => it.observe(first, cached).await,
+            Self::LlamaSwap(it) => it.observe(first).await,
+            Self::LlamaCpp(it) => it.observe(first).await,
         }
     }
 
-    /// Every downloaded model, those of the snapshot if it lists them.
+    /// Every model that the server can load, those of the snapshot if it lists them.
     pub(crate) async fn downloaded(&self, snapshot: &Snapshot) -> Result<Vec<Downloaded>, Failure> {
         match self {
             Self::LmStudio(it) => it.downloaded(snapshot).await,
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(snapshot.downloaded.clone().unwrap_or_default()),
         }
     }
 
@@ -230,6 +303,8 @@ impl<'a> Backend<'a> {
     pub(crate) fn not_downloaded(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
         match self {
             Self::LmStudio(_) => lmstudio::not_downloaded(request, models),
+            Self::LlamaSwap(_) => llamaswap::not_configured(request, models),
+            Self::LlamaCpp(_) => llamacpp::not_known(request, models),
         }
     }
 
@@ -237,6 +312,7 @@ impl<'a> Backend<'a> {
     pub(crate) fn misfiled(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
         match self {
             Self::LmStudio(_) => lmstudio::misfiled(request, models),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => self.not_downloaded(request, models),
         }
     }
 
@@ -249,6 +325,7 @@ impl<'a> Backend<'a> {
     ) -> Result<LoadTarget, Failure> {
         match self {
             Self::LmStudio(it) => it.load_target(request, found, models).await,
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(LoadTarget::of(found)),
         }
     }
 
@@ -256,6 +333,7 @@ impl<'a> Backend<'a> {
     pub(crate) fn check_loadable(&self, request: &ModelRequest) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.load_method(request).map(drop),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(()),
         }
     }
 
@@ -263,12 +341,15 @@ impl<'a> Backend<'a> {
     pub(crate) fn unsupported(&self, request: &ModelRequest) -> Option<String> {
         match self {
             Self::LmStudio(it) => it.unsupported(request),
+            Self::LlamaSwap(it) => llamaswap::unsupported(it.context.config, request),
+            Self::LlamaCpp(it) => llamacpp::unsupported(it.context.config, request),
         }
     }
 
     /// Loads the model under exactly its key. Must refuse or report any other name, must end
     /// within `loadTimeoutMs`, and must keep
-    /// `operation` locked in what carries it out, or marked where the server does.
+    /// `operation` locked in what carries it out, or marked where the server does and does not
+    /// list the load.
     /// `on_percent` sees how far it is.
     pub(crate) async fn load(
         &self,
@@ -279,6 +360,8 @@ impl<'a> Backend<'a> {
     ) -> Result<LoadResult, Failure> {
         match self {
             Self::LmStudio(it) => it.load(request, target, operation, on_percent).await,
+            Self::LlamaSwap(it) => it.load(request, target).await,
+            Self::LlamaCpp(it) => it.load(request, target, on_percent).await,
         }
     }
 
@@ -291,6 +374,8 @@ impl<'a> Backend<'a> {
     ) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.undo_load(request, identifier, operation).await,
+            // Neither gives a model another name than its own.
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(()),
         }
     }
 
@@ -303,6 +388,8 @@ impl<'a> Backend<'a> {
     ) -> Result<Result<(), String>, Failure> {
         match self {
             Self::LmStudio(it) => it.unload(identifier, operation).await,
+            Self::LlamaSwap(it) => it.unload(identifier).await,
+            Self::LlamaCpp(it) => it.unload(identifier).await,
         }
     }
 
@@ -311,6 +398,8 @@ impl<'a> Backend<'a> {
     pub(crate) async fn activity(&self) -> Result<Result<Vec<Instance>, String>, Failure> {
         match self {
             Self::LmStudio(it) => it.activity().await,
+            Self::LlamaSwap(_) => Ok(Err("llama-swap does not tell".to_owned())),
+            Self::LlamaCpp(it) => it.activity().await,
         }
     }
 
@@ -322,6 +411,51 @@ impl<'a> Backend<'a> {
     ) -> Result<Option<Estimate>, Failure> {
         match self {
             Self::LmStudio(it) => it.estimate(request, target).await,
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(None),
+        }
+    }
+
+    /// How many models the server holds at once, where it tells. Asked where a call has several and
+    /// not all of them are ready.
+    pub(crate) async fn capacity(&self) -> Result<Option<usize>, Failure> {
+        match self {
+            Self::LmStudio(_) | Self::LlamaSwap(_) => Ok(None),
+            Self::LlamaCpp(it) => it.capacity().await,
+        }
+    }
+
+    /// Whether a load may put out another model of the same call, by the server's own rules. Then
+    /// the model that was named first is loaded last, and stays.
+    pub(crate) fn swaps(&self) -> bool {
+        matches!(self, Self::LlamaSwap(_) | Self::LlamaCpp(_))
+    }
+
+    /// How the user lets models be resident together.
+    pub(crate) fn conflict_hint(&self) -> &'static str {
+        match self {
+            Self::LmStudio(_) => "ask for fewer models at once",
+            Self::LlamaSwap(_) => {
+                "put them into one group with `swap: false`, or into one set of the matrix, in llama-swap's configuration"
+            }
+            Self::LlamaCpp(_) => "raise `--models-max` of llama-server, or ask for fewer models at once",
+        }
+    }
+
+    /// Whether the server loads a model that is not resident for a client's request.
+    pub(crate) async fn loads_on_request(&self) -> Result<bool, Failure> {
+        match self {
+            Self::LmStudio(_) => Ok(false),
+            Self::LlamaSwap(_) => Ok(true),
+            Self::LlamaCpp(it) => it.loads_on_request().await,
+        }
+    }
+
+    /// Sends a model that is ready what a client's request would do to the others, so that a swap
+    /// shows now. Asked after a load of a call with several models.
+    pub(crate) async fn touch(&self, request: &ModelRequest) -> Result<(), Failure> {
+        match self {
+            Self::LmStudio(_) | Self::LlamaCpp(_) => Ok(()),
+            Self::LlamaSwap(it) => it.touch(request).await,
         }
     }
 
@@ -329,6 +463,8 @@ impl<'a> Backend<'a> {
     pub(crate) fn unload_command(&self, identifier: &str) -> String {
         match self {
             Self::LmStudio(_) => lmstudio::unload_command(identifier),
+            Self::LlamaSwap(it) => llamaswap::unload_command(it.context.base(), identifier),
+            Self::LlamaCpp(it) => llamacpp::unload_command(it.context.base(), identifier),
         }
     }
 
@@ -336,6 +472,10 @@ impl<'a> Backend<'a> {
     pub(crate) fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
         match self {
             Self::LmStudio(it) => it.refused(request, words),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => {
+                let reason = format!("{} refused to load `{}`: {words}", self.name(), request.key);
+                Failure::new(Category::LoadRefused, reason)
+            }
         }
     }
 
@@ -344,27 +484,48 @@ impl<'a> Backend<'a> {
     pub(crate) fn caveat(&self) -> Option<String> {
         match self {
             Self::LmStudio(it) => it.caveat(),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => None,
         }
     }
 
-    /// The failure of a snapshot whose sources disagree about a model.
-    pub(crate) fn contradicted(&self) -> Failure {
+    /// The failure of a model that a snapshot says nothing clear of.
+    pub(crate) fn contradicted(&self, request: &ModelRequest, snapshot: &Snapshot) -> Failure {
+        match (self, snapshot.routes.unclear.get(request.key.as_str())) {
+            (_, Some(why)) => self.context().unknown(why),
+            (Self::LmStudio(it), None) => it.contradicted(),
+            (Self::LlamaSwap(_) | Self::LlamaCpp(_), None) => self.context().unknown("its answers do not agree"),
+        }
+    }
+
+    fn context(&self) -> &'a Context<'a> {
         match self {
-            Self::LmStudio(it) => it.contradicted(),
+            Self::LmStudio(it) => it.context,
+            Self::LlamaSwap(it) => it.context,
+            Self::LlamaCpp(it) => it.context,
         }
     }
 
     /// The program's name in messages.
     pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::LmStudio(_) => "LM Studio",
-        }
+        self.kind().name()
+    }
+
+    /// What decisions need to know of the program.
+    pub(crate) fn program(&self) -> Program {
+        let context_is_set_in = match self {
+            Self::LmStudio(_) => None,
+            Self::LlamaSwap(_) => Some("the model's `cmd` in llama-swap's configuration"),
+            Self::LlamaCpp(_) => Some("`ctx-size` in its preset or on its command line"),
+        };
+        Program { name: self.name(), context_is_set_in }
     }
 
     /// Where the program tells what it did, as the subject of a sentence.
     pub(crate) fn log(&self) -> &'static str {
         match self {
             Self::LmStudio(_) => lmstudio::LOG,
+            Self::LlamaSwap(_) => "llama-swap's log",
+            Self::LlamaCpp(_) => "llama-server's log",
         }
     }
 
@@ -372,6 +533,7 @@ impl<'a> Backend<'a> {
     pub(crate) fn may_start(&self) -> bool {
         match self {
             Self::LmStudio(it) => it.may_start(),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => false,
         }
     }
 
@@ -379,6 +541,16 @@ impl<'a> Backend<'a> {
     pub(crate) fn down(&self) -> Failure {
         match self {
             Self::LmStudio(it) => it.down(),
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => {
+                let Context { origin, .. } = self.context();
+                let reason = format!("nothing listens at {} (from {origin})", self.context().base());
+                let name = self.name();
+                Failure::new(Category::ServerUnreachable, reason)
+                    .hinted(format!(
+                        "start {name} (lmswarm starts only LM Studio), or name its address with --base-url"
+                    ))
+                    .cheap()
+            }
         }
     }
 
@@ -387,6 +559,7 @@ impl<'a> Backend<'a> {
     pub(crate) async fn start(&self, progress: Progress) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.start(progress).await,
+            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Err(self.down()),
         }
     }
 
@@ -394,6 +567,21 @@ impl<'a> Backend<'a> {
     pub(crate) async fn download(&self, request: &ModelRequest, progress: Progress) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.download(request, progress).await,
+            Self::LlamaSwap(_) => Err(llamaswap::not_configured(request, &[])),
+            Self::LlamaCpp(_) => Err(llamacpp::not_known(request, &[])),
+        }
+    }
+}
+
+impl LoadTarget {
+    /// The target of a backend that leaves nothing to choose.
+    fn of(found: &Downloaded) -> Self {
+        Self {
+            base_key: found.key.clone(),
+            max_context: found.max_context_length,
+            size_bytes: found.size_bytes,
+            warning: None,
+            placement: crate::pure::lmstudio::load_args::Placement::Any,
         }
     }
 }

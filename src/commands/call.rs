@@ -1,7 +1,7 @@
 //! One call of the gate, from what was typed to what it came to: shared by every command that
 //! gates something.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::time::Instant;
 
 use super::error::CommandError;
@@ -104,6 +104,7 @@ pub(super) async fn ensure(
         let call = Call {
             config: &config,
             server,
+            found: Cell::new(None),
             origin: &models.endpoint.origin,
             token_origin: &models.endpoint.token_origin,
             state_dir: config.state_dir.clone().or_else(paths::state_dir),
@@ -182,6 +183,7 @@ fn skipped(request: &ModelRequest, call: &Call<'_>, failure: &Failure) -> Outcom
         key: request.key.to_string(),
         requested: request.requested.clone(),
         base_url: call.server.base.to_string(),
+        backend: call.config.backend,
         was_tried: false,
         result: Err(failure.clone()),
         warnings: Vec::new(),

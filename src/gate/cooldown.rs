@@ -26,7 +26,7 @@ impl ModelTask<'_> {
         history.failure(Some(key), &self.attempt(), &self.caller(), || self.world(snapshot))
     }
 
-    fn caller(&self) -> Caller {
+    pub(super) fn caller(&self) -> Caller {
         let call = self.gate.call;
         let elapsed = u64::try_from(call.started.elapsed().as_millis()).unwrap_or(0);
         Caller {

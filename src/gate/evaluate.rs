@@ -39,7 +39,7 @@ impl ModelTask<'_> {
             Observation::Down if !gate.backend.may_start() => return Err(gate.backend.down()),
             Observation::Down => return self.server_failure().map_or(Ok(Step::StartServer), Err),
         };
-        let decision = decide(snapshot, self.request, gate.call.config, &self.known(snapshot), gate.backend.name());
+        let decision = decide(snapshot, self.request, gate.call.config, &self.known(snapshot), gate.backend.program());
         if log::explains() {
             tracing::debug!("`{}` {}: {}", self.request.key, seen(snapshot, self.request), decided(&decision));
         }
@@ -58,7 +58,7 @@ impl ModelTask<'_> {
             }
             Decision::Drifted(drift) => Err(self.drift_failure(drift)),
             Decision::Failed(failure) => Err(failure),
-            Decision::Unknown => Err(gate.backend.contradicted()),
+            Decision::Unknown => Err(gate.backend.contradicted(self.request, snapshot)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! place where order matters; what each step does stands in the file of its name. It prints
 //! nothing but progress and never ends the process.
 
+mod conflict;
 mod cooldown;
 mod evaluate;
 mod lead;
@@ -13,13 +14,14 @@ mod room;
 mod start;
 mod wait;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use crate::backend::{Backend, Context, Observation};
+use crate::backend::{Backend, Context, Observation, identify};
+use crate::pure::backend::BackendKind;
 use crate::pure::config::Config;
 use crate::pure::decision::Change;
 pub(crate) use crate::pure::load::ModelRequest;
@@ -34,7 +36,7 @@ use crate::sys::private::NoStore;
 pub(crate) use crate::sys::private::Refusal;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::Shutdown;
-use crate::sys::state::Store;
+use crate::sys::state::{Store, remembered_backend};
 use evaluate::Step;
 use wait::Turn;
 
@@ -48,6 +50,8 @@ pub(crate) struct Call<'a> {
     pub config: &'a Config,
     /// The server.
     pub server: &'a Server,
+    /// The program there, once it was found out.
+    pub found: Cell<Option<BackendKind>>,
     /// Where the server's address came from, for messages.
     pub origin: &'a str,
     /// Where the token came from or could be put, for messages.
@@ -76,11 +80,19 @@ pub(crate) struct Call<'a> {
 /// When the state directory must not be used; no model was touched then.
 pub(crate) async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
     let context = call.context();
-    let gate = Gate::new(call, &context);
+    let mut gate = Gate::new(call, &context);
     if let Some(outcomes) = gate.cached_outcomes()? {
         return Ok(outcomes);
     }
-    let outcomes = gate.outcomes().await?;
+    let mut reading = gate.first_reading().instrument(tracing::trace_span!("probe")).await;
+    if let Some(kind) = gate.other_program(&reading).await {
+        gate.begin()?;
+        gate.remember_backend(kind);
+        call.found.set(Some(kind));
+        gate = Gate::new(call, &context);
+        reading = gate.first_reading().await;
+    }
+    let outcomes = gate.outcomes(reading).await?;
     gate.remember_verdicts(&outcomes);
     Ok(outcomes)
 }
@@ -110,6 +122,17 @@ impl<'a> Call<'a> {
             started: self.started,
             shutdown: self.shutdown,
         }
+    }
+
+    /// The program that is asked first: the one that was configured or found, in this call or an
+    /// earlier one, else LM Studio.
+    fn expected_backend(&self) -> BackendKind {
+        if let Some(known) = self.config.backend.or(self.found.get()) {
+            return known;
+        }
+        let folder = self.state_dir.as_deref();
+        self.found.set(folder.and_then(|folder| remembered_backend(folder, &self.server.base.slug())));
+        self.found.get().unwrap_or(BackendKind::LmStudio)
     }
 }
 
@@ -153,7 +176,7 @@ impl<'a> Gate<'a> {
         Self {
             call,
             context,
-            backend: Backend::new(context),
+            backend: Backend::new(context, call.expected_backend()),
             store: OnceCell::new(),
             peeked: OnceCell::new(),
             store_warning: RefCell::default(),
@@ -163,10 +186,28 @@ impl<'a> Gate<'a> {
         }
     }
 
-    async fn outcomes(&'a self) -> Result<Vec<Outcome>, Refusal> {
+    /// Another program than the one that was asked, if that is what answers.
+    async fn other_program(&self, reading: &Result<Reading, Failure>) -> Option<BackendKind> {
+        if self.call.config.backend.is_some()
+            || !matches!(reading, Ok(Reading::OtherProgram(_) | Reading::Forbidden(_) | Reading::Unclear(_)))
+        {
+            return None;
+        }
+        let found = identify(self.context).await.ok()??;
+        tracing::debug!("{} is {}", self.context.base(), found.name());
+        (found != self.backend.kind()).then_some(found)
+    }
+
+    /// So that the next call asks the right program at once.
+    fn remember_backend(&self, kind: BackendKind) {
+        if let Some(Err(error)) = self.store().map(|store| store.remember_backend(kind)) {
+            tracing::info!(%error, "what program this server is cannot be remembered");
+        }
+    }
+
+    async fn outcomes(&'a self, reading: Result<Reading, Failure>) -> Result<Vec<Outcome>, Refusal> {
         let tasks: Vec<ModelTask<'_>> =
             self.call.requests.iter().map(|request| ModelTask::new(self, request)).collect();
-        let reading = self.first_reading().instrument(tracing::trace_span!("probe")).await;
         let observation = match reading {
             Ok(Reading::Seen(snapshot)) if crate::backend::is_settled(&snapshot, self.call.requests) => {
                 Ok(Observation::Seen(snapshot))
@@ -192,6 +233,9 @@ impl<'a> Gate<'a> {
         if !is_warm {
             self.begin()?;
         }
+        if !is_warm && tasks.len() > 1 && self.backend.swaps() {
+            return self.outcomes_of_a_set(&tasks, steps).await;
+        }
         let mut has_worked = false;
         let mut outcomes = Vec::with_capacity(tasks.len());
         for (task, step) in tasks.iter().zip(steps) {
@@ -205,6 +249,14 @@ impl<'a> Gate<'a> {
             self.confirm_all(&tasks, &mut outcomes).await?;
         }
         Ok(outcomes)
+    }
+
+    /// The program there, as far as it is known: what did not answer, or is none of them, is none.
+    fn told_backend(&self, result: &Result<Ready, Failure>) -> Option<BackendKind> {
+        let is_open = self.call.config.backend.or(self.call.found.get()).is_none();
+        let unknown = [Category::ServerUnreachable, Category::NotLmStudio];
+        let is_unknown = result.as_ref().is_err_and(|failure| unknown.contains(&failure.category));
+        (!is_open || !is_unknown).then(|| self.backend.kind())
     }
 
     /// From here on there is work: the state directory is made and checked.
@@ -309,6 +361,7 @@ impl<'a> ModelTask<'a> {
             key: self.request.key.to_string(),
             requested: self.request.requested.clone(),
             base_url: self.gate.context.base().to_string(),
+            backend: self.gate.told_backend(&result),
             was_tried,
             result,
             warnings: self.warnings.take(),
@@ -330,7 +383,7 @@ impl<'a> ModelTask<'a> {
             }
             Ok(Observation::Seen(snapshot)) => match snapshot.residency(key) {
                 Residency::Addressable(_) => None,
-                Residency::Unknown => Some(self.gate.backend.contradicted()),
+                Residency::Unknown => Some(self.gate.backend.contradicted(self.request, snapshot)),
                 _ if self.gate.call.requests.len() > 1 => Some(
                     gone(format!(
                         "`{key}` was ready, and is gone again: there may be no room for all models of this call"

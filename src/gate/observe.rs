@@ -79,6 +79,7 @@ impl Gate<'_> {
                 key: request.key.to_string(),
                 requested: request.requested.clone(),
                 base_url: self.context.base().to_string(),
+                backend: Some(self.backend.kind()),
                 was_tried: true,
                 result: Ok(Ready { action: Action::None, source: Source::Cache, instance, load_time: None }),
                 warnings: Vec::new(),

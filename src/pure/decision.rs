@@ -62,13 +62,22 @@ pub(crate) enum Change {
     Reload,
 }
 
-/// Decides; `server` is what messages call the program there. Needs nothing of `known` for a model that is ready and without drift.
+/// What the decision needs to know of the program that serves the models.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Program {
+    /// What messages call it.
+    pub name: &'static str,
+    /// Where the user sets a model's context, if a load cannot.
+    pub context_is_set_in: Option<&'static str>,
+}
+
+/// Decides. Needs nothing of `known` for a model that is ready and without drift.
 pub(crate) fn decide<'a>(
     snapshot: &'a Snapshot,
     request: &ModelRequest,
     config: &Config,
     known: &Known,
-    server: &str,
+    program: Program,
 ) -> Decision<'a> {
     let instance = match snapshot.residency(&request.key) {
         Residency::Unknown => return Decision::Unknown,
@@ -92,7 +101,7 @@ pub(crate) fn decide<'a>(
     let max_context = snapshot.max_context(&request.key);
     let mut warnings = Vec::new();
     if let Some(drift) = drift(instance, &request.options, max_context) {
-        match accept(request, drift, config, known, server) {
+        match accept(request, drift, config, known, program) {
             Acceptance::Silent => {}
             Acceptance::With(warning) => warnings.push(warning),
             Acceptance::No(decision) => return decision,
@@ -109,21 +118,30 @@ enum Acceptance<'a> {
     No(Decision<'a>),
 }
 
-fn accept<'a>(request: &ModelRequest, drift: Drift, config: &Config, known: &Known, server: &str) -> Acceptance<'a> {
+fn accept<'a>(
+    request: &ModelRequest,
+    drift: Drift,
+    config: &Config,
+    known: &Known,
+    program: Program,
+) -> Acceptance<'a> {
     let Drift { has, wants } = drift;
     let key = &request.key;
     let lacks = format!("`{key}` has a context of {has} tokens, not {wants}");
-    match config.on_mismatch {
-        OnMismatch::Ignore => Acceptance::Silent,
-        OnMismatch::Fail => Acceptance::No(Decision::Drifted(drift)),
+    let Program { name, context_is_set_in } = program;
+    match (config.on_mismatch, context_is_set_in) {
+        (OnMismatch::Ignore, _) => Acceptance::Silent,
+        (OnMismatch::Fail, _) => Acceptance::No(Decision::Drifted(drift)),
+        // No load would help.
+        (OnMismatch::Reload, Some(place)) => Acceptance::With(format!("{lacks}; {name} takes it from {place} alone")),
         // A reload in vain would not be remembered, and every call would reload.
-        OnMismatch::Reload if known.is_stateless => {
+        (OnMismatch::Reload, None) if known.is_stateless => {
             Acceptance::With(format!("{lacks}, and is not reloaded without a state directory"))
         }
-        OnMismatch::Reload => {
+        (OnMismatch::Reload, None) => {
             let asked = request.options.context_length.unwrap_or(wants);
             if known.granted.is_some_and(|(wanted, granted)| wanted >= asked && granted == has) {
-                Acceptance::With(format!("{lacks}: {server} granted no more when it was loaded"))
+                Acceptance::With(format!("{lacks}: {name} granted no more when it was loaded"))
             } else if let Some(failure) = &known.failure {
                 // To unload it would be to end with nothing.
                 let age = duration(failure.age.unwrap_or_default());
@@ -184,7 +202,7 @@ mod tests {
             key: ModelKey::parse("a").unwrap(),
             options: LoadOptions { context_length: context, ..LoadOptions::default() },
         };
-        match decide(snapshot, &request, &config, known, "it") {
+        match decide(snapshot, &request, &config, known, Program { name: "it", context_is_set_in: None }) {
             Decision::Ready(_, warnings) if warnings.is_empty() => "ready".to_owned(),
             Decision::Ready(..) => "ready, with a warning".to_owned(),
             Decision::Wait => "wait".to_owned(),

@@ -1,6 +1,8 @@
 //! What is resident, and what that means for one model: addressable, drift, duplicates,
 //! loading, absent, or unknown. Nothing is asked here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pure::http::ConnectError;
@@ -19,6 +21,10 @@ pub enum Source {
     LmsPs,
     /// A verdict of `lms ps` that is not old yet.
     Cache,
+    /// llama-swap's `GET /running`.
+    Running,
+    /// llama.cpp's `GET /models`.
+    Models,
 }
 
 impl Source {
@@ -102,6 +108,18 @@ pub struct Snapshot {
     /// Every downloaded model, if the source lists them all; of more than 10,000 some, and those
     /// that the call asks for.
     pub downloaded: Option<Vec<Downloaded>>,
+    /// How the server routes the names that are asked for.
+    pub routes: Routes,
+}
+
+/// How a server routes names that are not those of its instances. Empty for a server that knows
+/// no other names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The identifier that the server takes a requested name for: an alias, say.
+    pub identifiers: BTreeMap<String, String>,
+    /// Requested names of which nothing can be told from here, and why.
+    pub unclear: BTreeMap<String, String>,
 }
 
 /// What one round of requests to a server means.
@@ -142,20 +160,28 @@ pub enum Residency<'a> {
     Duplicates(Vec<&'a Instance>),
     /// Nothing of it is loaded.
     Absent,
-    /// The sources disagree about it.
+    /// The sources disagree about it, or none can tell.
     Unknown,
 }
 
 impl Snapshot {
+    /// The name of the instance that requests for `key` reach.
+    pub fn identifier<'a>(&'a self, key: &'a ModelKey) -> &'a str {
+        self.routes.identifiers.get(key.as_str()).map_or(key.as_str(), String::as_str)
+    }
+
     /// What this snapshot means for `key`.
     pub fn residency(&self, key: &ModelKey) -> Residency<'_> {
+        if self.routes.unclear.contains_key(key.as_str()) {
+            return Residency::Unknown;
+        }
+        let identifier = self.identifier(key);
         // LM Link may show one identifier on two machines; prefer the copy that is ready.
-        let bare =
-            self.instances.iter().filter(|it| it.identifier == key.as_str()).min_by_key(|it| match it.readiness {
-                Readiness::Ready | Readiness::Unreported => (0, it.device.is_some()),
-                Readiness::Loading => (1, false),
-                Readiness::Contradicted => (2, false),
-            });
+        let bare = self.instances.iter().filter(|it| it.identifier == identifier).min_by_key(|it| match it.readiness {
+            Readiness::Ready | Readiness::Unreported => (0, it.device.is_some()),
+            Readiness::Loading => (1, false),
+            Readiness::Contradicted => (2, false),
+        });
         if let Some(instance) = bare {
             return match instance.readiness {
                 Readiness::Ready | Readiness::Unreported => Residency::Addressable(instance),
@@ -190,7 +216,7 @@ impl Snapshot {
 
     /// The most context `key` can have, where the source tells.
     pub fn max_context(&self, key: &ModelKey) -> Option<u64> {
-        let resident = || self.instances.iter().find(|it| it.identifier == key.as_str());
+        let resident = || self.instances.iter().find(|it| it.identifier == self.identifier(key));
         self.find_downloaded(key)
             .and_then(|it| it.max_context_length)
             .or_else(|| resident().and_then(|it| it.max_context_length))
@@ -265,7 +291,7 @@ pub(crate) mod tests {
     /// What REST shows of these.
     pub(crate) fn snapshot(instances: Vec<Instance>, downloaded: Option<&[&str]>) -> Snapshot {
         let downloaded = downloaded.map(|keys| keys.iter().map(|key| self::downloaded(key)).collect());
-        Snapshot { source: Source::RestV1, instances, downloaded }
+        Snapshot { source: Source::RestV1, instances, downloaded, routes: Routes::default() }
     }
 
     fn word(snapshot: &Snapshot, key: &str) -> String {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::pure::backend::BackendKind;
 use crate::pure::base_url::file_name;
 use crate::pure::cooldown::{Moments, World, replayed_age};
 use crate::pure::json::Object;
@@ -76,6 +77,22 @@ impl Store {
     pub fn peek(folder: &Path, slug: &str) -> Option<Self> {
         folder.symlink_metadata().ok()?;
         Self::open(folder, slug).ok()
+    }
+
+    /// Remembers which program this server turned out to be. LM Studio is what is expected where
+    /// nothing is remembered.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remember_backend(&self, kind: BackendKind) -> io::Result<()> {
+        let path = backend_file(&self.folder, &self.slug);
+        match kind {
+            BackendKind::LmStudio => fs::remove_file(path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+            kind => private::replace(&path, kind.word().as_bytes()),
+        }
     }
 
     /// Our own load of `key`, whatever becomes of the process that ordered it.
@@ -146,6 +163,18 @@ impl Store {
         // An error means that there are none, or that none could be written either.
         let _ = fs::remove_file(&self.verdicts);
     }
+}
+
+/// Which program an earlier call found at this server, unless that was LM Studio. Whoever else
+/// could write the file could make a call ask in vain, and nothing more.
+pub fn remembered_backend(folder: &Path, slug: &str) -> Option<BackendKind> {
+    let file = private::open(OpenOptions::new().read(true), backend_file(folder, slug)).ok()?;
+    let word = read_all(file, MOST).ok()?;
+    BackendKind::of_word(std::str::from_utf8(&word).ok()?.trim())
+}
+
+fn backend_file(folder: &Path, slug: &str) -> PathBuf {
+    folder.join(format!("{slug}.backend"))
 }
 
 /// An addressable model, as `lms ps` showed it.
@@ -271,6 +300,7 @@ impl History {
             suggestions: past.suggestions.clone(),
             age: Some(age),
             replay: Replay::Never,
+            is_served: false,
             signal: None,
         })
     }

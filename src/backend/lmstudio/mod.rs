@@ -20,7 +20,7 @@ use crate::sys::lmstudio::lms::Lms;
 /// One LM Studio server.
 #[derive(Debug)]
 pub(crate) struct LmStudio<'a> {
-    context: &'a Context<'a>,
+    pub(super) context: &'a Context<'a>,
     /// Looked for when it is first needed: a warm call does without.
     lms: OnceCell<Result<Lms, String>>,
     /// The server wants a token, and this call has none: `lms` told, which needs none.
@@ -88,19 +88,6 @@ impl<'a> LmStudio<'a> {
     fn token_refused(&self) -> Failure {
         let reason = format!("{} refuses the API token in {}", self.context.base(), self.context.token_origin);
         Failure::new(Category::Unauthorized, reason).hinted("check the token in LM Studio's developer settings")
-    }
-
-    /// Refused in other words than LM Studio's own: by a proxy in front of it, or another program.
-    /// `lms` would speak of LM Studio itself.
-    fn forbidden(&self, said: &str) -> Failure {
-        let (address, token) = (self.context.address(), self.context.token_origin);
-        let with = if self.context.server.has_token() {
-            format!("with the API token in {token}")
-        } else {
-            format!("without an API token (the variable {} holds none)", self.context.config.api_token_env)
-        };
-        Failure::new(Category::Unauthorized, format!("what answers at {address} refuses requests {with}: {said}"))
-            .hinted("use the token that it wants; if that is not LM Studio or its proxy, correct --base-url")
     }
 }
 

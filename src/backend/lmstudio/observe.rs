@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::LmStudio;
 use crate::backend::{Observation, is_settled};
+use crate::pure::backend::BackendKind;
 use crate::pure::http::{Reply, StatusClass, classify, describe};
 use crate::pure::lmstudio::rest::{is_greeting, read_lists};
 use crate::pure::outcome::failure::{Category, Failure};
-use crate::pure::residency::{Downloaded, Instance, Readiness, Reading, Snapshot, Source};
+use crate::pure::residency::{Downloaded, Instance, Readiness, Reading, Routes, Snapshot, Source};
 use crate::sys::http::{Server, greets};
 use crate::sys::lmstudio::lms::Problem;
 
@@ -56,7 +57,7 @@ impl LmStudio<'_> {
                 self.lacks_token.set(true);
                 self.observe_through_lms(self.token_missing(), cached).await
             }
-            Reading::Forbidden(said) => Ok(Observation::Blocked(self.forbidden(&said))),
+            Reading::Forbidden(said) => Ok(Observation::Blocked(context.forbidden(&said, BackendKind::LmStudio))),
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
             Reading::NotHttp(said) => {
                 let said = format!("it speaks no HTTP, but says \"{said}\"");
@@ -87,7 +88,9 @@ impl LmStudio<'_> {
             }
             Reply::Answer(answer) => match classify(answer.status) {
                 StatusClass::Other => answer,
-                StatusClass::Unauthorized => return Ok(Observation::Blocked(self.forbidden(&describe(&answer)))),
+                StatusClass::Unauthorized => {
+                    return Ok(Observation::Blocked(context.forbidden(&describe(&answer), BackendKind::LmStudio)));
+                }
                 StatusClass::RateLimited | StatusClass::Temporary => {
                     let why = format!("it answers with {}", describe(&answer));
                     return Ok(Observation::Blocked(context.unknown(&why)));
@@ -126,7 +129,12 @@ impl LmStudio<'_> {
         cached: &dyn Fn() -> Option<Vec<Instance>>,
     ) -> Result<Observation, Failure> {
         if let Some(instances) = cached() {
-            return Ok(Observation::Seen(Snapshot { source: Source::Cache, instances, downloaded: None }));
+            return Ok(Observation::Seen(Snapshot {
+                source: Source::Cache,
+                instances,
+                downloaded: None,
+                routes: Routes::default(),
+            }));
         }
         let Ok(lms) = self.lms() else { return Ok(Observation::Blocked(otherwise)) };
         // Through `--host` it is a stranger to LM Studio and would be refused as well.
@@ -134,7 +142,12 @@ impl LmStudio<'_> {
             return Ok(Observation::Blocked(otherwise));
         }
         match lms.ps().await {
-            Ok(instances) => Ok(Observation::Seen(Snapshot { source: Source::LmsPs, instances, downloaded: None })),
+            Ok(instances) => Ok(Observation::Seen(Snapshot {
+                source: Source::LmsPs,
+                instances,
+                downloaded: None,
+                routes: Routes::default(),
+            })),
             Err(Problem::Stopped(stop)) => Err(self.context.interrupted(stop)),
             Err(Problem::Failed(why)) => {
                 let reason = format!("{}; and {why}", otherwise.reason);

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::pure::http::{Answer, Reply, StatusClass, classify, describe};
 use crate::pure::json::Object;
 use crate::pure::json_list::{Cursor, End, JsonList, LARGEST, Stop, Value};
-use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Snapshot, Source};
+use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Routes, Snapshot, Source};
 use crate::pure::text::excerpt;
 
 /// Most models that are kept of a list besides those that are asked for; only suggestions come
@@ -116,7 +116,8 @@ pub fn read_lists(v1: Received<V1List>, v0: Received<V0List>) -> Reading {
     }
     let [has_v1, has_v0] = ends.map(|end| end == End::Whole);
     let V1List { instances, downloaded, .. } = v1.list;
-    let mut snapshot = Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded) };
+    let mut snapshot =
+        Snapshot { source: Source::RestV1, instances, downloaded: Some(downloaded), routes: Routes::default() };
     match (has_v1, has_v0) {
         (true, true) => confirm(&mut snapshot, v0.list.models),
         (true, false) if has_no_v0(&v0.reply) => {}
@@ -352,7 +353,7 @@ fn snapshot_of_v0(entries: Vec<V0Model>) -> Snapshot {
         Some(model.instance(readiness))
     };
     let instances = entries.into_iter().filter_map(instance).collect();
-    Snapshot { source: Source::RestV0, instances, downloaded: None }
+    Snapshot { source: Source::RestV0, instances, downloaded: None, routes: Routes::default() }
 }
 
 /// Whether an answer to `GET /lmstudio-greeting` is LM Studio's.

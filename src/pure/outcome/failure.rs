@@ -13,6 +13,7 @@ use crate::pure::outcome::exit::ExitCode;
 pub enum Category {
     ServerUnreachable,
     NotLmStudio,
+    WrongBackend,
     Unauthorized,
     NotDownloaded,
     DownloadFailed,
@@ -22,6 +23,7 @@ pub enum Category {
     NotAddressable,
     Duplicates,
     Drift,
+    Conflict,
     LockTimeout,
     Deadline,
     UnknownState,
@@ -44,15 +46,16 @@ impl Category {
                 | Self::LoadFailed
                 | Self::LoadTimeout
                 | Self::NotAddressable
+                | Self::Conflict
         )
     }
 
     fn exit_code(self) -> ExitCode {
         match self {
-            Self::ServerUnreachable | Self::NotLmStudio => ExitCode::Server,
+            Self::ServerUnreachable | Self::NotLmStudio | Self::WrongBackend => ExitCode::Server,
             Self::NotDownloaded | Self::DownloadFailed => ExitCode::NotDownloaded,
             Self::LoadRefused | Self::LoadFailed | Self::LoadTimeout | Self::NotAddressable => ExitCode::Load,
-            Self::Duplicates | Self::Drift => ExitCode::NotUsable,
+            Self::Duplicates | Self::Drift | Self::Conflict => ExitCode::NotUsable,
             Self::Unauthorized => ExitCode::Unauthorized,
             Self::LockTimeout | Self::Deadline | Self::UnknownState | Self::Interrupted => ExitCode::Ambiguous,
         }
@@ -85,6 +88,8 @@ pub struct Failure {
     pub age: Option<Duration>,
     /// Which later callers are told the same, without trying again.
     pub replay: Replay,
+    /// Whether the server answers a client's request all the same, by a load of its own.
+    pub is_served: bool,
     /// The signal that ended the call, for [`Category::Interrupted`].
     pub signal: Option<u8>,
 }
@@ -99,6 +104,7 @@ impl Failure {
             suggestions: Vec::new(),
             age: None,
             replay: if category.is_expensive() { Replay::Cooldown } else { Replay::Never },
+            is_served: false,
             signal: None,
         }
     }
@@ -114,6 +120,12 @@ impl Failure {
     #[must_use]
     pub fn for_waiters(self) -> Self {
         Self { replay: Replay::Waiters, ..self }
+    }
+
+    /// Marks a failure in spite of which the server answers a client's request.
+    #[must_use]
+    pub fn served(self) -> Self {
+        Self { is_served: true, ..self }
     }
 
     /// Adds what else is to be said, behind a semicolon.
@@ -137,7 +149,8 @@ impl Failure {
 pub enum FailMode {
     /// Blocks on any failure.
     Closed,
-    /// Blocks on confirmed failures, lets ambiguous ones through.
+    /// Blocks on confirmed failures; lets ambiguous ones through, and those in spite of which the
+    /// server answers.
     Hybrid,
     /// Never blocks.
     Open,
@@ -164,7 +177,7 @@ pub(crate) fn verdict(failures: &[&Failure], mode: FailMode) -> Verdict {
     let confirmed = failures.iter().find(|failure| failure.category.is_confirmed());
     let proceed = match mode {
         FailMode::Closed => ok,
-        FailMode::Hybrid => confirmed.is_none(),
+        FailMode::Hybrid => failures.iter().all(|it| !it.category.is_confirmed() || it.is_served),
         FailMode::Open => true,
     };
     let exit = match (mode, confirmed) {
@@ -203,6 +216,20 @@ mod tests {
             (&[Drift], Open, (true, 0)),
         ] {
             assert_eq!(verdict_of(categories, mode), wanted, "{categories:?} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_answers_all_the_same_is_let_through() {
+        let conflict = Failure::new(Category::Conflict, "x").served();
+        let missing = Failure::new(Category::NotDownloaded, "x");
+        for (failures, mode, wanted) in [
+            (&[&conflict][..], FailMode::Hybrid, (true, 6)),
+            (&[&conflict], FailMode::Closed, (false, 6)),
+            (&[&conflict, &missing], FailMode::Hybrid, (false, 6)),
+        ] {
+            let verdict = verdict(failures, mode);
+            assert_eq!((verdict.proceed, verdict.exit.number()), wanted, "{failures:?} {mode:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::pure::backend::BackendKind;
 use crate::pure::outcome::failure::{Category, FailMode, Failure, Verdict};
 use crate::pure::outcome::hint::for_report;
 use crate::pure::residency::{Instance, Source};
@@ -50,6 +51,8 @@ pub(crate) struct Outcome {
     pub requested: String,
     /// The server that was asked.
     pub base_url: String,
+    /// The program that serves the models there, as far as it is known.
+    pub backend: Option<BackendKind>,
     /// Whether its turn came before the call had to end.
     pub was_tried: bool,
     /// Addressable, or why not.
@@ -88,6 +91,7 @@ struct ModelReport<'a> {
     requested: &'a str,
     #[serde(rename = "baseURL")]
     base_url: &'a str,
+    backend: Option<BackendKind>,
     addressable: bool,
     action: Action,
     source: Option<Source>,
@@ -175,6 +179,7 @@ impl<'a> ModelReport<'a> {
             key: &outcome.key,
             requested: &outcome.requested,
             base_url: &outcome.base_url,
+            backend: outcome.backend,
             addressable: ready.is_some(),
             action: match ready {
                 Some(ready) => ready.action,
