@@ -6,7 +6,7 @@ use super::evaluate::Step;
 use super::{Gate, ModelTask, Refusal};
 use crate::pure::cooldown::World;
 use crate::pure::outcome::failure::{Category, Failure};
-use crate::pure::outcome::report::Outcome;
+use crate::pure::outcome::report::{Action, Outcome};
 use crate::pure::text::listed;
 
 impl<'a> Gate<'a> {
@@ -31,6 +31,10 @@ impl<'a> Gate<'a> {
             outcomes.push(task.outcome(step).await);
         }
         outcomes.reverse();
+        let is_loaded = |it: &Outcome| it.result.as_ref().is_ok_and(|ready| ready.action != Action::None);
+        if !outcomes.iter().any(is_loaded) {
+            return Ok(outcomes);
+        }
         if known.is_none() {
             let lost = self.lost(tasks, &outcomes).await;
             // Another caller may have found out meanwhile that there is no room for all.
