@@ -28,6 +28,8 @@ mod escaping;
 mod eviction;
 mod examples;
 mod fail_mode;
+#[cfg(target_os = "linux")]
+mod gguf;
 mod help;
 #[cfg(unix)]
 mod keep_warm;
@@ -35,6 +37,10 @@ mod layers;
 mod leader;
 mod link;
 mod lists;
+#[cfg(target_os = "linux")]
+mod llama;
+#[cfg(target_os = "linux")]
+mod llama_server;
 mod lms_program;
 #[cfg(unix)]
 mod lms_wrapper;

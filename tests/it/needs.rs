@@ -38,3 +38,10 @@ pub fn opencode() -> Option<PathBuf> {
     assert!(path.is_file(), "LMSWARM_TEST_OPENCODE: {} is no file", path.display());
     Some(path)
 }
+
+/// The real `llama-server` of llama.cpp; `.ci/run` builds it.
+pub fn llama_server() -> Option<PathBuf> {
+    let path = have("llama-server", std::env::var_os("LMSWARM_TEST_LLAMA_SERVER").map(PathBuf::from))?;
+    assert!(path.is_file(), "LMSWARM_TEST_LLAMA_SERVER: {} is no file", path.display());
+    Some(path)
+}

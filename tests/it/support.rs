@@ -546,5 +546,19 @@ pub fn http(method: &str, port: u16, path: &str, headers: &[&str], body: &str) -
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let status = head.split(' ').nth(1).and_then(|it| it.parse().ok()).expect("a status");
-    (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+    // llama-server does so even for HTTP/1.0.
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { unchunked(body) } else { body.to_owned() };
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+/// The pieces of an answer, put together.
+fn unchunked(mut text: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, rest)) = text.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).expect("a length");
+        whole += &rest[..length];
+        text = rest[length..].trim_start_matches("\r\n");
+    }
+    whole
 }
