@@ -110,8 +110,9 @@ pub fn example(name: &str) -> PathBuf {
     // `cargo test --test it` builds no examples.
     let built = path.metadata().and_then(|it| it.modified()).ok();
     let sources: &[&str] = match name {
-        "simulator" => &["tests/simulator/app", "tests/simulator/common"],
-        "lms" => &["tests/simulator/lms", "tests/simulator/common"],
+        "simulator" => &["tests/simulator/app", "tests/simulator/lmstudio", "tests/simulator/common"],
+        "lms" => &["tests/simulator/lms", "tests/simulator/lmstudio", "tests/simulator/common"],
+        "llama-swap" => &["tests/simulator/llamaswap", "tests/simulator/common"],
         _ => &["examples/demo/main.rs"],
     };
     let changed = sources.iter().map(|it| newest(&Path::new(env!("CARGO_MANIFEST_DIR")).join(it))).max();
@@ -224,12 +225,7 @@ impl Machine {
     }
 
     pub fn write(&self, place: &str, text: &str) {
-        let path = self.path(place);
-        fs::create_dir_all(path.parent().expect("a place in a folder")).expect("a folder");
-        // By rename: the simulator may be reading it.
-        let temporary = path.with_extension("new");
-        fs::write(&temporary, text).expect("a file");
-        fs::rename(temporary, path).expect("a file in its place");
+        write_into_place(&self.path(place), text);
     }
 
     pub fn base_url(&self) -> String {
@@ -316,17 +312,7 @@ impl Machine {
     }
 
     pub fn record(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(".lmstudio/.simulator/record.jsonl")).unwrap_or_default();
-        // The last line may be half written while others append.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let record: Vec<Value> = whole
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-            .collect();
-        // A fault or setting that the simulator does not know would make a test prove nothing.
-        let problem = record.iter().find(|it| it["event"] == "problem");
-        assert!(problem.is_none() || std::thread::panicking(), "the simulator complains: {problem:?}");
-        record
+        read_record(&self.path(".lmstudio/.simulator/record.jsonl"))
     }
 
     /// The events of this name, in order.
@@ -420,6 +406,29 @@ impl Drop for Machine {
             }
         }
     }
+}
+
+/// Writes a file that a simulator may be reading: in one step.
+pub fn write_into_place(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a place in a folder")).expect("a folder");
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).expect("a file");
+    fs::rename(temporary, path).expect("a file in its place");
+}
+
+/// What a simulator has recorded.
+pub fn read_record(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    // The last line may be half written while others append.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let record: Vec<Value> = whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    // A fault or setting that the simulator does not know would make a test prove nothing.
+    let problem = record.iter().find(|it| it["event"] == "problem");
+    assert!(problem.is_none() || std::thread::panicking(), "the simulator complains: {problem:?}");
+    record
 }
 
 /// A `lmswarm` that is running.

@@ -67,7 +67,7 @@ fn whatever_goes_wrong_what_must_be_so_is_so() {
 
 #[test]
 fn every_fault_of_the_simulator_is_injected() {
-    let source = include_str!("../../simulator/common/settings.rs");
+    let source = include_str!("../../simulator/common/fault.rs");
     let kinds = source.split_once("pub enum Kind {").and_then(|(_, rest)| rest.split_once('}')).expect("the kinds").0;
     // What holds goes on when a test says so, and here no test does.
     let is_injected = |it: &String| !it.is_empty() && it != "hold";

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::common::{Model, now_ms};
+use crate::common::now_ms;
 use crate::engine::{App, By};
+use crate::lmstudio::Model;
 
 /// Finds what a download's name means: the model, and whether it is here already. The error is the text to show.
 pub fn resolve(app: &App, name: &str) -> Result<(Model, bool), String> {
@@ -49,11 +50,11 @@ pub fn resolve(app: &App, name: &str) -> Result<(Model, bool), String> {
 /// Downloads a model for as long as the configuration says.
 pub async fn download(app: &App, model: &Model, name: &str, by: By) {
     app.record.write("download", json!({ "name": name, "by": by.name() }));
-    let fault = app.store.fault(&app.record, &["download"], Some(model.key()));
+    let fault = app.store.faults.strike(&app.record, &["download"], Some(model.key()));
     let end = now_ms() + app.config().download_ms;
     tokio::time::sleep(Duration::from_millis(end.saturating_sub(now_ms()))).await;
     if let Some(fault) = fault {
-        app.store.held(&app.record, &fault).await;
+        app.store.faults.held(&app.record, &fault).await;
     }
     if let Err(error) = app.store.add_model(&app.record, model) {
         app.record.write("problem", json!({ "file": "models.json", "error": error.to_string() }));

@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::common::{Config, Home, Model, PsRow, Record, Store, monotonic_ms, now_ms};
+use crate::common::{Fault, Record, monotonic_ms, now_ms};
+use crate::lmstudio::{Config, Home, Model, PsRow, Store};
 use crate::load::{self, LoadRequest, find, guardrail_text};
 
 /// Who asked for something; the record's `by`.
@@ -264,9 +265,9 @@ impl App {
     }
 
     /// The fault that strikes a load of `name`.
-    pub fn load_fault(&self, downloaded: &[Model], name: &str) -> Option<crate::common::Fault> {
+    pub fn load_fault(&self, downloaded: &[Model], name: &str) -> Option<Fault> {
         let key = find(downloaded, name, None)?.0.key().to_owned();
-        self.store.fault(&self.record, &["load"], Some(&key))
+        self.store.faults.strike(&self.record, &["load"], Some(&key))
     }
 
     /// Takes an instance out. A load of it ends as cancelled.

@@ -9,8 +9,9 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::common::{Fault, Kind, Model, size_1000};
+use crate::common::{Fault, Kind};
 use crate::engine::{App, By, Info, Instance, Phase, Refusal, Ticket};
+use crate::lmstudio::{Model, size_1000};
 
 /// The context an instance gets if nobody asks for one.
 const DEFAULT_CONTEXT: u64 = 4096;

@@ -9,11 +9,14 @@
 #![expect(clippy::option_option, reason = "a device can be absent, null or a name, and all three differ")]
 
 mod catalogue;
+#[expect(dead_code, reason = "shared with the other simulators, which use the rest")]
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
 mod engine;
 mod jobs;
+#[path = "../lmstudio/mod.rs"]
+mod lmstudio;
 mod load;
 mod native;
 mod openai;
@@ -21,7 +24,7 @@ mod reply;
 mod rpc;
 mod server;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +35,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use common::{Home, Record, Store, replace_file};
+use common::program::{end_with_stdin, wait_for_end};
+use common::{Record, replace_file};
 use engine::App;
+use lmstudio::{Home, Store};
 use server::RestSwitch;
 
 /// A simulated LM Studio.
@@ -62,7 +67,7 @@ async fn main() -> Result<()> {
     };
     let home = Home::find(&user_home)?;
     let store = Store::new(&home);
-    let record = Record::open(&home)?;
+    let record = Record::open(&home.simulator())?;
     // As the real one: whoever is started while it runs leaves at once. The kernel frees the lock, however it ends.
     let only_one = std::fs::File::create(home.simulator().join("app.lock"))?;
     if fs2::FileExt::try_lock_exclusive(&only_one).is_err() {
@@ -76,7 +81,7 @@ async fn main() -> Result<()> {
     }
     if store.config(&record).never_starts {
         record.write("app-start", json!({ "pid": std::process::id(), "apiPort": null }));
-        wait_for_end(&ended, &home).await?;
+        wait_for_end(&ended, &home.simulator()).await?;
         record.write("app-stop", json!({ "pid": std::process::id() }));
         std::process::exit(0);
     }
@@ -98,7 +103,7 @@ async fn main() -> Result<()> {
     // Started by `lms` there is nobody to read it.
     let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
 
-    wait_for_end(&ended, &app.home).await?;
+    wait_for_end(&ended, &app.home.simulator()).await?;
     switch.stop(&app);
     let _ = std::fs::remove_file(app.home.api_file());
     app.record.write("app-stop", json!({ "pid": std::process::id() }));
@@ -111,44 +116,4 @@ async fn expire(app: Arc<App>) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         app.expire();
     }
-}
-
-/// Reads stdin to its end on a thread of its own: the runtime must not wait for it.
-fn end_with_stdin(ended: Arc<Notify>) {
-    std::thread::spawn(move || {
-        let mut buffer = [0; 1024];
-        while matches!(std::io::stdin().read(&mut buffer), Ok(1..)) {}
-        ended.notify_one();
-    });
-}
-
-/// Waits for a signal, for the end of stdin, or for the installation to be deleted: an application that `lms` started
-/// has no parent to look after it, and the test that owned the directory is over.
-async fn wait_for_end(ended: &Notify, home: &Home) -> Result<()> {
-    let deleted = async {
-        while home.simulator().is_dir() {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    };
-    tokio::select! {
-        signal = signalled() => signal,
-        () = ended.notified() => Ok(()),
-        () = deleted => std::process::exit(0),
-    }
-}
-
-#[cfg(unix)]
-async fn signalled() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-async fn signalled() -> Result<()> {
-    Ok(tokio::signal::ctrl_c().await?)
 }

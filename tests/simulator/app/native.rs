@@ -9,8 +9,9 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::common::{Config, Model, now_ms};
+use crate::common::now_ms;
 use crate::engine::{App, By, Instance, Phase, Refusal};
+use crate::lmstudio::{Config, Model};
 use crate::load::{LoadRequest, find};
 use crate::openai::{List, ids};
 use crate::reply;

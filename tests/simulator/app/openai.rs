@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::common::{Config, Model, now_ms};
+use crate::common::now_ms;
 use crate::engine::{App, By, Phase, Refusal, Run, Ticket};
+use crate::lmstudio::{Config, Model};
 use crate::load;
 use crate::load::{LoadRequest, find};
 use crate::reply::{self, ChannelBody};

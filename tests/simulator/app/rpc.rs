@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::catalogue;
-use crate::common::VERSION;
 use crate::engine::{App, By, Phase, Refusal, Ticket};
+use crate::lmstudio::VERSION;
 use crate::load::{LoadRequest, find};
 use crate::reply::{self, ChannelBody};
 use crate::server::RestSwitch;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
@@ -15,35 +15,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::common::{VERSION, replace_file};
+use crate::common::http::Call;
+use crate::common::{Kind, replace_file};
 use crate::engine::App;
+use crate::lmstudio::VERSION;
 use crate::{control, jobs, native, openai, reply, rpc};
-
-/// One request, taken apart.
-#[derive(Debug)]
-pub struct Call {
-    pub method: String,
-    pub path: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-}
-
-impl Call {
-    async fn of(request: Request) -> Self {
-        let (parts, body) = request.into_parts();
-        Self {
-            method: parts.method.to_string(),
-            path: percent_decoded(parts.uri.path()),
-            headers: parts.headers,
-            body: to_bytes(body, usize::MAX).await.unwrap_or_default(),
-        }
-    }
-
-    /// The body as JSON; null if it is none.
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
-}
 
 /// The REST server's switch.
 #[derive(Debug, Default)]
@@ -180,10 +156,13 @@ async fn rest(app: Arc<App>, switch: Arc<RestSwitch>, request: Request) -> Respo
         status: None,
     };
     let target = format!("{} {}", call.method, call.path);
-    let response = match app.store.fault(&app.record, &["rest", &target], None) {
+    let response = match app.store.faults.strike(&app.record, &["rest", &target], None) {
         Some(fault) => {
-            app.store.held(&app.record, &fault).await;
-            reply::spoiled(&fault, &call.method, &call.path, route(&app, &call)).await
+            app.store.faults.held(&app.record, &fault).await;
+            match fault.kind {
+                Kind::Unexpected => reply::unexpected(&call.method, &call.path),
+                _ => reply::spoiled(&fault, route(&app, &call)).await,
+            }
         }
         None => route(&app, &call).await,
     };
@@ -234,20 +213,4 @@ fn unauthorized(token: Option<&str>, headers: &HeaderMap) -> Option<Response> {
     let body =
         format!(r#"{{"error":{{"type":"invalid_request","code":"invalid_api_key","message":"{start}{REST}"}}}}"#);
     Some(reply::typed(StatusCode::UNAUTHORIZED, "application/json; charset=utf-8", Body::from(body)))
-}
-
-/// Undoes percent encoding; what is not an escape stays as it is.
-fn percent_decoded(path: &str) -> String {
-    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let bytes = path.as_bytes();
-    let (mut decoded, mut place) = (Vec::with_capacity(bytes.len()), 0);
-    while place < bytes.len() {
-        let escape = match (bytes[place], hex(bytes.get(place + 1)), hex(bytes.get(place + 2))) {
-            (b'%', Some(high), Some(low)) => u8::try_from(high * 16 + low).ok(),
-            _ => None,
-        };
-        decoded.push(escape.unwrap_or(bytes[place]));
-        place += if escape.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::Session;
 use crate::client::Downloaded;
-use crate::common::{Model, replace_file};
+use crate::common::replace_file;
+use crate::lmstudio::Model;
 
 /// The model to load, and whether the choice of the machine is left to LM Studio.
 pub struct Choice {

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::Session;
-use crate::common::{Home, Model, PsRow};
 use crate::http::{Answer, ask};
+use crate::lmstudio::{Home, Model, PsRow};
 
 /// A connection to the application.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::client::{Client, greets, rest_port};
-use crate::common::{Kind, PsRow, size_1000};
+use crate::common::Kind;
+use crate::lmstudio::{PsRow, size_1000};
 use crate::{Session, get, list, load};
 
 /// Runs the command of the command line.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Session;
 use crate::client::Client;
-use crate::common::{Model, size_1000};
+use crate::lmstudio::{Model, size_1000};
 
 /// Ends a line of the plan.
 const END: &str = "\x1b[0K\n\r";

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::Session;
 use crate::client::Client;
-use crate::common::{Model, PsRow, now_ms, size_1000};
+use crate::common::now_ms;
+use crate::lmstudio::{Model, PsRow, size_1000};
 
 /// A table as the real one prints it: four spaces between columns, every column as wide as its widest cell, and the
 /// last one, too, filled with spaces.

@@ -12,7 +12,8 @@ use crate::Session;
 use crate::args::gpu_ratio;
 use crate::choose::{choose, history, remember};
 use crate::client::{Client, closed};
-use crate::common::{Kind, Model, now_ms};
+use crate::common::{Kind, now_ms};
+use crate::lmstudio::Model;
 
 /// `lms load`
 pub async fn load(session: &mut Session) -> Result<i32> {

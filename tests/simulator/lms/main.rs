@@ -15,12 +15,15 @@ mod args;
 mod choose;
 mod client;
 mod commands;
-#[expect(dead_code, reason = "shared with the simulated application, which uses the rest")]
+#[expect(dead_code, reason = "shared with the other simulators, which use the rest")]
 #[path = "../common/mod.rs"]
 mod common;
 mod get;
 mod http;
 mod list;
+#[expect(dead_code, reason = "shared with the simulated application, which uses the rest")]
+#[path = "../lmstudio/mod.rs"]
+mod lmstudio;
 mod load;
 mod spoil;
 
@@ -33,7 +36,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use args::Args;
-use common::{Config, Fault, Home, Kind, Record, Store};
+use common::{Fault, Kind, Record};
+use lmstudio::{Config, Home, Store};
 
 /// One run of `lms`.
 #[derive(Debug)]
@@ -143,7 +147,7 @@ async fn main() -> Result<()> {
     }
     let home = Home::find(&Home::of_user()?)?;
     let store = Store::new(&home);
-    let record = Record::open(&home)?;
+    let record = Record::open(&home.simulator())?;
     record.write("lms", json!({ "pid": std::process::id(), "ppid": parent(), "argv": argv }));
     let config = store.config(&record);
     tokio::time::sleep(Duration::from_millis(config.lms_start_ms)).await;
@@ -154,7 +158,7 @@ async fn main() -> Result<()> {
         Ok(parsed) => format!("lms {}", parsed.command),
         Err(_) => String::new(),
     };
-    let fault = store.fault(&record, &["lms", &target], None);
+    let fault = store.faults.strike(&record, &["lms", &target], None);
     let mut session = Session { args: Args::default(), home, config, fault, argv, record, stdout: Vec::new() };
 
     // The real one looks for these two before anything else, wherever they stand.

@@ -6,7 +6,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{Fault, Kind, Store};
+use crate::common::{Fault, Kind};
+use crate::lmstudio::Store;
 use crate::{Session, detach};
 
 /// The argument that makes `lms` nothing but a holder of its stdout and stderr.
@@ -31,7 +32,7 @@ pub async fn before(session: &mut Session) {
             session.exit(1);
         }
         Kind::Hang => std::future::pending().await,
-        Kind::Hold => Store::new(&session.home).held(&session.record, &fault).await,
+        Kind::Hold => Store::new(&session.home).faults.held(&session.record, &fault).await,
         Kind::Empty => session.exit(0),
         Kind::Garbage => {
             let bytes: Vec<u8> =

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::model::Model;
 
@@ -98,91 +97,5 @@ impl Default for Config {
             chat_ms: 0,
             never_starts: false,
         }
-    }
-}
-
-/// What a fault does. Which kinds a target understands is in the modules that carry them out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    Bom,
-    Crash,
-    Empty,
-    Fail,
-    Flood,
-    Garbage,
-    Ghost,
-    Grandchild,
-    Hang,
-    Hold,
-    Html,
-    Huge,
-    IgnoreSigint,
-    LessContext,
-    Notice,
-    Null,
-    OtherId,
-    PortTaken,
-    Race,
-    Refuse,
-    Reset,
-    Slow,
-    Status,
-    Truncated,
-    Unexpected,
-    Utf16,
-    Vanish,
-    Wrapper,
-}
-
-/// One entry of `faults.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Fault {
-    /// Whom it strikes: `rest`, `GET /v1/models`, `lms`, `lms load`, `load`, ...
-    pub on: String,
-    /// What it does.
-    pub kind: Kind,
-    /// How often it still strikes; absent: always.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub times: Option<u64>,
-    /// For `load`: only this key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// For `slow` and `grandchild`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ms: Option<u64>,
-    /// For `fail`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<i32>,
-    /// For `fail`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stderr: Option<String>,
-    /// For `status`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// For `status`: a string is sent as it is, anything else as JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<Value>,
-    /// For `flood` and `huge`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// For `crash` and `hang` of a load.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub percent: Option<u64>,
-    /// For `less-context`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub context_length: Option<u64>,
-    /// For `other-id`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub identifier: Option<String>,
-}
-
-impl Fault {
-    /// Whether it strikes one of `targets`.
-    pub fn strikes(&self, targets: &[&str], key: Option<&str>) -> bool {
-        self.times != Some(0)
-            && targets.contains(&self.on.as_str())
-            && (self.key.is_none() || self.key.as_deref() == key)
     }
 }
