@@ -41,6 +41,8 @@ mod lists;
 mod llama;
 #[cfg(target_os = "linux")]
 mod llama_server;
+mod llama_swap;
+mod llama_swap_simulator;
 mod lms_program;
 #[cfg(unix)]
 mod lms_wrapper;
