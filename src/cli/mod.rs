@@ -170,6 +170,12 @@ A MODEL is a key, a PROVIDER/KEY, or a role: what opencode's configuration makes
   all          every model that the configuration pins on a gated provider
 Without any MODEL it is `main small`.
 
+`servers` in the config file names several servers:
+  \"servers\": { \"NAME\": { \"baseURL\": \"URL\", \"providers\": [\"ID\"], ... }, ... }
+Each entry may have `backend`, `apiTokenEnv`, `perModel` and every option of models and servers.
+A PROVIDER/KEY and a role are asked of the server that names the provider, a key of one that has
+the model, and best of one where it is addressable.
+
 Examples:
   lmswarm ensure
   lmswarm ensure main

@@ -13,7 +13,7 @@ use crate::pure::config::options::Layer;
 use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
-use crate::resolve::{Resolver, server_of_plain_keys};
+use crate::resolve::{Resolver, servers_of_plain_keys};
 use crate::sys::settings;
 
 /// Runs the command.
@@ -48,7 +48,7 @@ fn agents(config: &Config) -> Option<Vec<String>> {
 
 /// The keys of the downloaded models.
 async fn keys(config: &Config) -> Option<Vec<String>> {
-    downloaded_keys(server_of_plain_keys(config).ok()?).await
+    Some(downloaded_keys(servers_of_plain_keys(config).ok()?).await)
 }
 
 /// The flags of `ensure` and `run` that are followed by a value of their own.

@@ -7,7 +7,7 @@ use super::{gather, print, printed};
 use crate::cli::{ConfigArgs, ConfigRequest, LazyArgs, RolesArgs};
 use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
-use crate::pure::text::printable;
+use crate::pure::text::{listed, printable};
 use crate::resolve::{Endpoint, Resolver};
 use crate::sys::output::{self, Console};
 
@@ -43,6 +43,8 @@ struct RoleReport {
     /// What goes over the wire.
     key: Option<String>,
     key_from: Option<String>,
+    /// The name of the server in our own configuration.
+    server: Option<String>,
     #[serde(rename = "baseURL")]
     base_url: Option<String>,
     #[serde(rename = "baseURLFrom")]
@@ -77,20 +79,33 @@ fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandErr
     if !roles.is_gated(&model.provider) {
         return Ok(shown);
     }
-    let (key, endpoint) = resolver.locate(&model)?;
-    let Endpoint { base, origin, token, token_origin } = endpoint;
+    let (key, endpoints) = resolver.locate(&model)?;
     let is_missing = !roles.exists(&model);
-    Ok(RoleReport {
+    let shown = RoleReport {
         gated: true,
         key: Some(key.to_string()),
         key_from: model.wire.map(|(_, place)| place),
-        base_url: Some(base.to_string()),
-        base_url_from: Some(origin),
-        token_from: token.is_some().then_some(token_origin),
         note: shown.note.or_else(|| {
             is_missing.then(|| "not among the `models` of that provider: opencode will not find it".to_owned())
         }),
         ..shown
+    };
+    Ok(match <[Endpoint<'_>; 1]>::try_from(endpoints) {
+        Ok([Endpoint { name, base, origin, token, token_origin, .. }]) => RoleReport {
+            server: name.map(str::to_owned),
+            base_url: Some(base.to_string()),
+            base_url_from: Some(origin),
+            token_from: token.is_some().then_some(token_origin),
+            ..shown
+        },
+        Err(several) => {
+            let names = listed(several.iter().filter_map(|it| it.name), "or");
+            let note = format!("which of the servers {names} is chosen at each call");
+            RoleReport {
+                note: Some([shown.note, Some(note)].into_iter().flatten().collect::<Vec<_>>().join("; ")),
+                ..shown
+            }
+        }
     })
 }
 
@@ -139,7 +154,11 @@ impl RoleReport {
         line("from", None, self.from.as_ref());
         if self.gated {
             line("key", self.key.as_ref(), self.key_from.as_ref().or(self.from.as_ref()));
-            line("server", self.base_url.as_ref(), self.base_url_from.as_ref());
+            let server = self.base_url.as_ref().map(|base| match &self.server {
+                Some(name) => format!("{name} at {base}"),
+                None => base.clone(),
+            });
+            line("server", server.as_ref(), self.base_url_from.as_ref());
             line("token from", None, self.token_from.as_ref());
         } else {
             lines.push("  not an LM Studio model, nothing to warm".to_owned());

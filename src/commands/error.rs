@@ -6,6 +6,7 @@ use crate::pure::outcome::exit::ExitCode;
 use crate::pure::outcome::report::Report;
 use crate::resolve::ResolveError;
 use crate::sys::output::{self, Console};
+use crate::sys::settings::WrongSettings;
 use crate::sys::tls::NoClient;
 
 /// Why a command failed as a whole.
@@ -64,6 +65,12 @@ impl CommandError {
             let _ = output::print_json(&report);
         }
         self.exit
+    }
+}
+
+impl From<WrongSettings> for CommandError {
+    fn from(WrongSettings { reason, is_usage }: WrongSettings) -> Self {
+        if is_usage { Self::usage(reason) } else { Self::config(reason) }
     }
 }
 

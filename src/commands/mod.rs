@@ -52,7 +52,7 @@ fn dispatch(command: Request, console: Console, started: Instant) -> Result<Exit
 
 /// Gathers the configuration, begins to log, and tells what is odd about it.
 fn gather(args: &SettingsArgs, console: Console) -> Result<Config, CommandError> {
-    let settings = settings::gather(args.config.as_deref(), args.options.0.clone()).map_err(CommandError::config)?;
+    let settings = settings::gather(args.config.as_deref(), args.options.0.clone())?;
     log::start(args.output.verbose, settings.config.log_file.clone());
     if log::explains() {
         for line in settings.explain() {

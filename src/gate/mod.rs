@@ -9,6 +9,7 @@ mod lead;
 mod load;
 mod observe;
 mod outage;
+mod probe;
 mod repair;
 mod room;
 mod start;
@@ -20,14 +21,14 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use crate::backend::{Backend, Context, Observation, identify};
+use crate::backend::{Backend, Context, Observation, identify, is_settled};
 use crate::pure::backend::BackendKind;
 use crate::pure::config::Config;
 use crate::pure::decision::Change;
 pub(crate) use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Outcome, Ready};
-use crate::pure::residency::{Reading, Residency};
+use crate::pure::residency::{Reading, Residency, Snapshot};
 use crate::sys::clock::now_ms;
 use crate::sys::http::Server;
 use crate::sys::leader::{Leader, Leadership};
@@ -38,6 +39,7 @@ use crate::sys::progress::Progress;
 use crate::sys::shutdown::Shutdown;
 use crate::sys::state::{Store, remembered_backend};
 use evaluate::Step;
+pub(crate) use probe::{Probe, probe};
 use wait::Turn;
 
 /// How often a waiter observes for itself: the leader may be stopped, or another client loads.
@@ -50,6 +52,8 @@ pub(crate) struct Call<'a> {
     pub config: &'a Config,
     /// The server.
     pub server: &'a Server,
+    /// Its name in the configuration file, if it has one.
+    pub server_name: Option<&'a str>,
     /// The program there, once it was found out.
     pub found: Cell<Option<BackendKind>>,
     /// Where the server's address came from, for messages.
@@ -74,25 +78,24 @@ pub(crate) struct Call<'a> {
     pub shutdown: &'a OnceCell<Shutdown>,
 }
 
-/// Makes sure that every model of the call is addressable.
+/// Makes sure that every model of the call is addressable. `first` is what the first round showed,
+/// if [`probe()`] has taken it.
 ///
 /// # Errors
 /// When the state directory must not be used; no model was touched then.
-pub(crate) async fn ensure(call: &Call<'_>) -> Result<Vec<Outcome>, Refusal> {
+pub(crate) async fn ensure(call: &Call<'_>, first: Option<Snapshot>) -> Result<Vec<Outcome>, Refusal> {
     let context = call.context();
-    let mut gate = Gate::new(call, &context);
-    if let Some(outcomes) = gate.cached_outcomes()? {
-        return Ok(outcomes);
-    }
-    let mut reading = gate.first_reading().instrument(tracing::trace_span!("probe")).await;
-    if let Some(kind) = gate.other_program(&reading).await {
-        gate.begin()?;
-        gate.remember_backend(kind);
-        call.found.set(Some(kind));
-        gate = Gate::new(call, &context);
-        reading = gate.first_reading().await;
-    }
-    let outcomes = gate.outcomes(reading).await?;
+    let gate = Gate::new(call, &context);
+    let (gate, reading) = if let Some(snapshot) = first {
+        (gate, Ok(Reading::Seen(snapshot)))
+    } else {
+        if let Some(outcomes) = gate.cached_outcomes()? {
+            return Ok(outcomes);
+        }
+        first_look(gate).await?
+    };
+    let observation = gate.first_observation(reading).await?;
+    let outcomes = gate.outcomes(observation).await?;
     gate.remember_verdicts(&outcomes);
     Ok(outcomes)
 }
@@ -108,6 +111,19 @@ pub(crate) async fn confirm(call: &Call<'_>, outcomes: &mut [Outcome], may_heal:
     let gate = Gate::new(call, &context);
     let tasks: Vec<ModelTask<'_>> = call.requests.iter().map(|request| ModelTask::new(&gate, request)).collect();
     gate.confirm(&tasks, outcomes, may_heal).await
+}
+
+/// Takes the first reading, of the program that is really there.
+async fn first_look(mut gate: Gate<'_>) -> Result<(Gate<'_>, Result<Reading, Failure>), Refusal> {
+    let mut reading = gate.first_reading().instrument(tracing::trace_span!("probe")).await;
+    if let Some(kind) = gate.other_program(&reading).await {
+        gate.begin()?;
+        gate.remember_backend(kind);
+        gate.call.found.set(Some(kind));
+        gate = Gate::new(gate.call, gate.context);
+        reading = gate.first_reading().await;
+    }
+    Ok((gate, reading))
 }
 
 impl<'a> Call<'a> {
@@ -205,19 +221,24 @@ impl<'a> Gate<'a> {
         }
     }
 
-    async fn outcomes(&'a self, reading: Result<Reading, Failure>) -> Result<Vec<Outcome>, Refusal> {
-        let tasks: Vec<ModelTask<'_>> =
-            self.call.requests.iter().map(|request| ModelTask::new(self, request)).collect();
-        let observation = match reading {
-            Ok(Reading::Seen(snapshot)) if crate::backend::is_settled(&snapshot, self.call.requests) => {
-                Ok(Observation::Seen(snapshot))
-            }
+    /// What the first reading comes to; where it means nothing yet, more is asked.
+    async fn first_observation(
+        &self,
+        reading: Result<Reading, Failure>,
+    ) -> Result<Result<Observation, Failure>, Refusal> {
+        Ok(match reading {
+            Ok(Reading::Seen(snapshot)) if is_settled(&snapshot, self.call.requests) => Ok(Observation::Seen(snapshot)),
             Ok(reading) => {
                 self.begin()?;
                 self.complete(reading).await
             }
             Err(failure) => Err(failure),
-        };
+        })
+    }
+
+    async fn outcomes(&'a self, observation: Result<Observation, Failure>) -> Result<Vec<Outcome>, Refusal> {
+        let tasks: Vec<ModelTask<'_>> =
+            self.call.requests.iter().map(|request| ModelTask::new(self, request)).collect();
         if let (Ok(Observation::Seen(snapshot)), Some(task)) = (&observation, tasks.first()) {
             let known = snapshot.downloaded.iter().flatten().map(|model| model.key.as_str());
             self.call.config.misspelt_models(known).into_iter().for_each(|warning| task.warn(warning));
@@ -360,6 +381,7 @@ impl<'a> ModelTask<'a> {
         Outcome {
             key: self.request.key.to_string(),
             requested: self.request.requested.clone(),
+            server: self.gate.call.server_name.map(str::to_owned),
             base_url: self.gate.context.base().to_string(),
             backend: self.gate.told_backend(&result),
             was_tried,

@@ -78,6 +78,7 @@ impl Gate<'_> {
             let outcome = |(request, instance): (&super::ModelRequest, Instance)| Outcome {
                 key: request.key.to_string(),
                 requested: request.requested.clone(),
+                server: self.call.server_name.map(str::to_owned),
                 base_url: self.context.base().to_string(),
                 backend: Some(self.backend.kind()),
                 was_tried: true,

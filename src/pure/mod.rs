@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod backend;
 pub mod base_url;
+pub(crate) mod choice;
 pub mod config;
 pub mod cooldown;
 pub(crate) mod decision;

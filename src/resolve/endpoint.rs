@@ -2,6 +2,7 @@
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::config::Config;
+use crate::pure::config::servers::NamedServer;
 use crate::pure::opencode::address::{ConfiguredAddress, configured_address};
 use crate::pure::opencode::provider::{Subject, api_key, key_variable};
 use crate::pure::opencode::source::ConfigSource;
@@ -11,7 +12,11 @@ use crate::sys::{lmstudio, opencode};
 
 /// One server.
 #[derive(Debug, Clone)]
-pub(crate) struct Endpoint {
+pub(crate) struct Endpoint<'a> {
+    /// Its name in the configuration file, if it has one.
+    pub(crate) name: Option<&'a str>,
+    /// What is configured for it.
+    pub(crate) config: &'a Config,
     /// Its address.
     pub(crate) base: BaseUrl,
     /// Where the address came from, for messages.
@@ -60,19 +65,32 @@ impl Address {
     ///
     /// # Errors
     /// What was found cannot be a token. It is not shown.
-    pub(super) fn with_token(
+    pub(super) fn with_token<'a>(
         self,
-        config: &Config,
+        config: &'a Config,
         sources: &[ConfigSource],
         provider: Option<&str>,
-    ) -> Result<Endpoint, ResolveError> {
+    ) -> Result<Endpoint<'a>, ResolveError> {
+        // The options of a server hold for its address, whoever names that.
+        let (name, config) = match config.server_at(&self.base) {
+            Some(server) => (Some(server.name.as_str()), &server.config),
+            None => (None, config),
+        };
         let found = if self.may_get_token { find_token(config, sources, provider)? } else { None };
         let (token, token_origin) = match found {
             Some((token, origin)) => (Some(token), origin),
             None => (None, format!("the variable {}", config.api_token_env)),
         };
-        Ok(Endpoint { base: self.base, origin: self.origin, token, token_origin })
+        Ok(Endpoint { name, config, base: self.base, origin: self.origin, token, token_origin })
     }
+}
+
+/// The server of an entry of the configuration file. Only the user writes that file, so the token
+/// may go wherever it says, and opencode has no say in it.
+pub(super) fn of_server(server: &NamedServer) -> Result<Endpoint<'_>, ResolveError> {
+    let address = Address { base: server.base.clone(), origin: server.origin.to_string(), may_get_token: true };
+    let endpoint = address.with_token(&server.config, &[], None)?;
+    Ok(Endpoint { name: Some(&server.name), ..endpoint })
 }
 
 fn find_token(

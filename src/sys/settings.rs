@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::pure::config::options::{Layer, OPTIONS, Origin, Spec, Value, complaint};
+use crate::pure::config::servers::Contradiction;
 use crate::pure::config::{Config, ConfigFile, Dialect, Loader, parse_file};
 use crate::pure::text::{similar, without_secrets};
 use crate::sys::search_path::{self, NoProgram};
@@ -37,23 +38,42 @@ impl Settings {
     }
 }
 
+/// Why there is no configuration.
+#[derive(Debug)]
+pub(crate) struct WrongSettings {
+    /// What is wrong, where, and what is allowed.
+    pub reason: String,
+    /// Whether the command line is what is wrong.
+    pub is_usage: bool,
+}
+
+impl From<String> for WrongSettings {
+    fn from(reason: String) -> Self {
+        Self { reason, is_usage: false }
+    }
+}
+
+impl From<Contradiction> for WrongSettings {
+    fn from(Contradiction { reason, is_usage }: Contradiction) -> Self {
+        Self { reason, is_usage }
+    }
+}
+
 /// Reads everything. `file` is what `--config` names.
 ///
 /// # Errors
-/// A sentence for exit code 78: what is wrong, where, and what is allowed.
-pub(crate) fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, String> {
+/// See [`WrongSettings`].
+pub(crate) fn gather(file: Option<&Path>, flags: Layer) -> Result<Settings, WrongSettings> {
     let (ConfigFile { layer, warnings }, file) = read_user_file(file)?;
     let (environment, odd) = read_environment()?;
-    let values = layer.under(environment.under(flags));
-    let mut config = Config::from_layer(&values);
     // A flag or a variable may be relative to where the call is made.
-    for path in [&mut config.lms_path, &mut config.state_dir, &mut config.log_file].into_iter().flatten() {
-        *path = std::path::absolute(&*path).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+    let upper = environment.under(flags).with_absolute_paths(absolute)?;
+    let (config, values) = Config::from_layers(layer, upper)?;
     let mut warnings = [warnings, odd].concat();
     if let Err(why) = check_lms_path(&config, &values) {
         if config.loader == Loader::Lms {
-            return Err(format!("{why}; `loader` is `lms`, so nothing can be loaded without it"));
+            return Err(format!("{why}; `loader` is `lms`, so nothing can be loaded without it").into());
         }
         warnings.push(format!("{why}; without `lms` models are loaded over REST, and nothing is unloaded or started"));
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lmswarm::pure::base_url::BaseUrl;
 use lmswarm::pure::config::options::{Kind, Layer, OPTIONS, Value};
+use lmswarm::pure::config::servers::ServerEntry;
 use lmswarm::pure::config::{Config, Dialect, parse_file};
 use lmswarm::pure::cooldown::World;
 use lmswarm::pure::http::{Answer, Reply};
@@ -248,7 +249,15 @@ pub fn config(bytes: &[u8]) {
                 assert!(told.is_none_or(|value| has_type(spec.kind, value)), "{}: {told:?}", spec.key);
             }
         }
-        let config = Config::from_layer(&file.layer.clone().under(Layer::default()));
+        let config = match Config::from_layers(file.layer.clone(), Layer::default()) {
+            Ok((config, _)) => config,
+            Err(why) => {
+                assert!(!why.is_usage, "{why}");
+                assert_message(&why.reason);
+                continue;
+            }
+        };
+        assert!(config.servers.iter().all(|it| it.config.base_url.is_some()));
         if let Ok(key) = ModelKey::parse("a") {
             let options = config.load_options(&key);
             assert!(options.parallel != Some(0) && options.context_length != Some(0) && options.ttl_seconds != Some(0));
@@ -262,7 +271,12 @@ pub fn config(bytes: &[u8]) {
             .unwrap_or_else(|why| panic!("{why}: {printed}"));
         for spec in OPTIONS {
             let values = [&file.layer, &again.layer].map(|layer| layer.get(spec.key).map(|(value, _)| value));
-            assert_eq!(values[0], values[1]);
+            if spec.kind == Kind::Servers {
+                // Each has the line where it stands, and JSON its own order.
+                assert_eq!(values[0].map(printed_value), values[1].map(printed_value));
+            } else {
+                assert_eq!(values[0], values[1]);
+            }
         }
     }
 }
@@ -273,14 +287,16 @@ fn has_type(kind: Kind, value: &Json) -> bool {
         amount.is_some_and(|it| (least..=most).contains(&it))
     };
     match kind {
-        Kind::VariableName | Kind::Path | Kind::Url => value.as_str().is_some_and(|it| !it.is_empty()),
+        Kind::VariableName | Kind::Path | Kind::Url | Kind::Text => value.as_str().is_some_and(|it| !it.is_empty()),
         Kind::Boolean => value.is_boolean(),
         Kind::Integer(unit, least, most) => is_whole(unit, least, most),
         Kind::AutoOrInteger(unit, least, most) => value == "auto" || is_whole(unit, least, most),
         Kind::Choice(words) => value.as_str().is_some_and(|it| words.contains(&it)),
         Kind::List => value.as_array().is_some_and(|items| items.iter().all(Json::is_string)),
         Kind::Gpu => value.is_string() || value.as_f64().is_some_and(|it| (0.0..=1.0).contains(&it)),
-        Kind::PerModel => value.as_object().is_some_and(|models| models.values().all(Json::is_object)),
+        Kind::PerModel | Kind::Servers => {
+            value.as_object().is_some_and(|entries| entries.values().all(Json::is_object))
+        }
     }
 }
 
@@ -300,6 +316,13 @@ fn printed_value(value: &Value) -> Json {
                 (model.clone(), values.collect::<Json>())
             };
             models.iter().map(printed).collect()
+        }
+        Value::Servers(entries) => {
+            let printed = |entry: &ServerEntry| {
+                let values = entry.layer.iter().map(|(key, value, _)| (key.to_owned(), printed_value(value)));
+                (entry.name.clone(), values.collect::<Json>())
+            };
+            entries.iter().map(printed).collect()
         }
     }
 }

@@ -75,6 +75,7 @@ mod run;
 mod scarce_resources;
 mod server_start;
 mod several_models;
+mod several_servers;
 #[cfg(unix)]
 mod shell_hook;
 #[cfg(unix)]

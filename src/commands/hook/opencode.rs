@@ -111,7 +111,7 @@ fn remove(folder: &Path, console: Console) -> Result<(), CommandError> {
 async fn tell_what_is_gated(console: Console) {
     let config = match settings::gather(None, Layer::default()) {
         Ok(settings) => settings.config,
-        Err(why) => return console.warning(&why),
+        Err(wrong) => return console.warning(&wrong.reason),
     };
     let located = Resolver::with_roles(&config).and_then(|resolver| locate(&resolver));
     let (roles, endpoint) = match located {
@@ -136,7 +136,7 @@ async fn tell_what_is_gated(console: Console) {
 }
 
 /// What `main` and `small` are, and the server of the first that is gated.
-fn locate(resolver: &Resolver<'_>) -> Result<(String, Option<Endpoint>), ResolveError> {
+fn locate<'a>(resolver: &Resolver<'a>) -> Result<(String, Option<Endpoint<'a>>), ResolveError> {
     let roles = resolver.roles();
     let mut said = Vec::new();
     let mut endpoint = None;
@@ -144,7 +144,7 @@ fn locate(resolver: &Resolver<'_>) -> Result<(String, Option<Endpoint>), Resolve
         match roles.model_of(&role) {
             Ok(model) if roles.is_gated(&model.provider) => {
                 let (_, located) = resolver.locate(&model)?;
-                endpoint.get_or_insert(located);
+                endpoint = endpoint.or(located.into_iter().next());
                 said.push(format!("{role} is {}", model.reference()));
             }
             Ok(model) => said.push(format!("{role} is {}, which is not gated", model.reference())),

@@ -2,6 +2,7 @@
 //! Which files and variables there are is not decided here.
 
 pub mod options;
+pub mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use crate::pure::backend::BackendKind;
 use crate::pure::base_url::BaseUrl;
-use crate::pure::config::options::{DefaultValue, Kind, Layer, Origin, Value, complaint, of_models};
+use crate::pure::config::options::{DefaultValue, Kind, Layer, Origin, PerModel, Value, complaint, of_models};
+use crate::pure::config::servers::NamedServer;
 use crate::pure::jsonc::JSONC;
 use crate::pure::load::{Gpu, LoadOptions};
 use crate::pure::model::ModelKey;
@@ -70,6 +72,11 @@ pub struct Config {
     pub backend: Option<BackendKind>,
     pub api_token_env: String,
     pub providers: Vec<String>,
+    /// Those of the file that the call may use. Where an address is given, the one that has it.
+    pub servers: Vec<NamedServer>,
+    /// What picked them and left others out, if anything did.
+    pub picked_by: Option<Origin>,
+    pub spread: Option<String>,
     pub fail_mode: FailMode,
     pub on_mismatch: OnMismatch,
     pub reconcile_duplicates: bool,
@@ -97,7 +104,8 @@ pub struct Config {
 struct LoadLayers {
     of_file: LoadOptions,
     per_model: BTreeMap<String, LoadOptions>,
-    per_model_origin: Option<Origin>,
+    /// The names in `per_model` that should be models of the server, and where they stand.
+    expected: Option<(Vec<String>, Origin)>,
     of_call: LoadOptions,
     /// What the call set at all, so that `--ttl-seconds 0` can undo a file's value.
     set_by_call: Vec<&'static str>,
@@ -118,6 +126,12 @@ impl Config {
             backend: BackendKind::of_word(values.word("backend")),
             api_token_env: values.word("apiTokenEnv").to_owned(),
             providers: values.list("providers"),
+            servers: Vec::new(),
+            picked_by: None,
+            spread: match values.get("spread") {
+                Some(Value::Text(text)) => Some(text.clone()),
+                _ => None,
+            },
             fail_mode: match values.word("failMode") {
                 "closed" => FailMode::Closed,
                 "open" => FailMode::Open,
@@ -169,10 +183,12 @@ impl Config {
     /// Warnings about entries of `perModel` that mean no model of the server, while it has one of
     /// nearly the same name that has no entry. `known` are the keys of its downloaded models.
     pub fn misspelt_models<'a>(&self, known: impl Iterator<Item = &'a str>) -> Vec<String> {
-        let LoadLayers { per_model, per_model_origin: Some(origin), .. } = &self.load_layers else { return Vec::new() };
+        let LoadLayers { per_model, expected: Some((names, origin)), .. } = &self.load_layers else {
+            return Vec::new();
+        };
         let known: BTreeSet<&str> = known.collect();
         let base = |name: &'_ str| name.split('@').next().unwrap_or_default().to_owned();
-        let unknown = per_model.keys().filter(|name| !known.contains(base(name).as_str()));
+        let unknown = names.iter().filter(|name| !known.contains(base(name).as_str()));
         let warning = |name: &String| {
             let free = known.iter().copied().filter(|key| !per_model.contains_key(*key));
             let near = similar(name, free).into_iter().next()?;
@@ -278,7 +294,7 @@ impl LoadLayers {
             }
         }
         if let Some((Value::PerModel(models), origin)) = layer.get("perModel") {
-            layers.per_model_origin = Some(origin.clone());
+            layers.expected = Some((models.keys().cloned().collect(), origin.clone()));
             for (model, values) in models {
                 let options = layers.per_model.entry(model.clone()).or_default();
                 for (key, value) in values {
@@ -420,7 +436,7 @@ impl FileReader<'_> {
             {
                 kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
-            (Kind::VariableName | Kind::Url | Kind::Choice(_), Ast::StringLit(text)) => {
+            (Kind::VariableName | Kind::Url | Kind::Choice(_) | Kind::Text, Ast::StringLit(text)) => {
                 kind.read(&text.value, self.home).map_err(|why| self.wrong(key, json, &why))
             }
             (Kind::Path, Ast::StringLit(text)) => {
@@ -439,19 +455,20 @@ impl FileReader<'_> {
                     .collect();
                 items.map(Value::List).ok_or_else(wrong)
             }
-            (Kind::PerModel, Ast::Object(models)) => self.per_model(models, warnings),
+            (Kind::PerModel, Ast::Object(models)) => self.per_model(key, models, warnings),
+            (Kind::Servers, Ast::Object(servers)) => self.servers(servers, warnings),
             _ => Err(wrong()),
         }
     }
 
-    fn per_model(&self, models: &Object<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
-        let mut per_model = BTreeMap::new();
+    fn per_model(&self, shown: &str, models: &Object<'_>, warnings: &mut Vec<String>) -> Result<Value, String> {
+        let mut per_model = PerModel::new();
         for model in &models.properties {
             let name = model.name.as_str();
             ModelKey::parse(name).map_err(|error| format!("{}: {error}", self.place(model.start())))?;
             let Ast::Object(object) = &model.value else {
                 return Err(self.wrong(
-                    &format!("perModel.{name}"),
+                    &format!("{shown}.{name}"),
                     &model.value,
                     "must be an object with load options",
                 ));
@@ -463,7 +480,7 @@ impl FileReader<'_> {
                     self.warn_of_unknown(key, property.start(), of_models().map(|spec| spec.key), warnings);
                     continue;
                 };
-                let shown = format!("perModel.{name}.{key}");
+                let shown = format!("{shown}.{name}.{key}");
                 values.insert(spec.key, self.value(&shown, spec.kind, &property.value, warnings)?);
             }
             per_model.insert(name.to_owned(), values);

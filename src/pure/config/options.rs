@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::pure::base_url::BaseUrl;
+use crate::pure::config::servers::ServerEntry;
 use crate::pure::load::Gpu;
 use crate::pure::text::{printable, without_secrets};
 use crate::pure::units::Unit;
@@ -18,6 +19,8 @@ pub enum Kind {
     VariableName,
     /// A path; `~/` is the home.
     Path,
+    /// Any text that is not empty.
+    Text,
     /// See [`BaseUrl::parse`].
     Url,
     /// `true` or `false`.
@@ -34,6 +37,8 @@ pub enum Kind {
     Gpu,
     /// Load options by model key; only a file can hold it.
     PerModel,
+    /// Servers by name; only a file can hold it.
+    Servers,
 }
 
 /// What holds where no source gives a value.
@@ -110,7 +115,12 @@ impl Spec {
 
     /// Whether the option can be given on the command line and in the environment.
     pub fn is_for_file_alone(&self) -> bool {
-        self.kind == Kind::PerModel
+        matches!(self.kind, Kind::PerModel | Kind::Servers)
+    }
+
+    /// Whether an entry of `servers` may hold the option.
+    pub fn is_of_servers(&self) -> bool {
+        self.scope != Scope::Call || self.kind == Kind::PerModel
     }
 }
 
@@ -391,6 +401,36 @@ pub const OPTIONS: &[Spec] = &[
         help: "Options of single models, by model key (config file only)",
     },
     Spec {
+        key: "servers",
+        flag: "servers",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::Servers,
+        default: DefaultValue::Unset("none"),
+        placeholder: "OBJECT",
+        help: "The servers by name, each with its `baseURL` and options (config file only)",
+    },
+    Spec {
+        key: "server",
+        flag: "server",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::List,
+        default: DefaultValue::List(&[]),
+        placeholder: "NAME,...",
+        help: "Use these of the `servers` alone; without it all of them",
+    },
+    Spec {
+        key: "spread",
+        flag: "spread",
+        alias: None,
+        scope: Scope::Call,
+        kind: Kind::Text,
+        default: DefaultValue::Unset("unset"),
+        placeholder: "TEXT",
+        help: "Of servers that suit a model alike take one by this text, such as a session's id",
+    },
+    Spec {
         key: "failMode",
         flag: "fail-mode",
         alias: None,
@@ -465,8 +505,12 @@ pub enum Value {
     Auto,
     List(Vec<String>),
     Gpu(Gpu),
-    PerModel(BTreeMap<String, BTreeMap<&'static str, Value>>),
+    PerModel(PerModel),
+    Servers(Vec<ServerEntry>),
 }
+
+/// Load options by model key.
+pub type PerModel = BTreeMap<String, BTreeMap<&'static str, Value>>;
 
 /// As it would be given to the flag.
 impl fmt::Display for Value {
@@ -490,12 +534,16 @@ impl fmt::Display for Value {
                     .collect();
                 f.write_str(&models.join("; "))
             }
+            Self::Servers(entries) => {
+                let entries: Vec<String> = entries.iter().map(|it| format!("{} at {}", it.name, it.base)).collect();
+                f.write_str(&entries.join("; "))
+            }
         }
     }
 }
 
 /// The values one source gives, by config key.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Layer(BTreeMap<&'static str, (Value, Origin)>);
 
 impl Layer {
@@ -512,6 +560,19 @@ impl Layer {
     /// The values with their keys and origins.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value, &Origin)> {
         self.0.iter().map(|(key, (value, origin))| (*key, value, origin))
+    }
+
+    /// Makes paths absolute: they are relative to where the call is made.
+    ///
+    /// # Errors
+    /// What `absolute` says of one of them.
+    pub fn with_absolute_paths<E>(mut self, absolute: impl Fn(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        for (value, _) in self.0.values_mut() {
+            if let Value::Path(path) = value {
+                *path = absolute(path)?;
+            }
+        }
+        Ok(self)
     }
 
     /// Lays `upper` over this one.
@@ -543,7 +604,9 @@ impl Kind {
             }
             Self::List => "a list of texts, none of them empty".to_owned(),
             Self::Gpu => "\"off\", \"max\" or a number from 0 to 1".to_owned(),
+            Self::Text => "a text that is not empty".to_owned(),
             Self::PerModel => "an object: model keys, each with its load options".to_owned(),
+            Self::Servers => "an object: names, each with its `baseURL` and options".to_owned(),
         }
     }
 
@@ -551,7 +614,7 @@ impl Kind {
     ///
     /// # Errors
     /// Why the text is no such value, as the end of a sentence that begins with the text.
-    pub fn read(self, text: &str, home: Option<&std::path::Path>) -> Result<Value, String> {
+    pub fn read(self, text: &str, home: Option<&Path>) -> Result<Value, String> {
         let wrong = || Err(format!("must be {}", self.allowed()));
         match self {
             Self::VariableName => {
@@ -581,7 +644,9 @@ impl Kind {
                 _ => wrong(),
             },
             Self::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
-            Self::Choice(_) | Self::PerModel => wrong(),
+            Self::Choice(_) | Self::PerModel | Self::Servers => wrong(),
+            Self::Text if text.trim().is_empty() => wrong(),
+            Self::Text => Ok(Value::Text(text.to_owned())),
             Self::List => {
                 let items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
                 if items.iter().any(String::is_empty) { wrong() } else { Ok(Value::List(items)) }
@@ -606,7 +671,6 @@ mod tests {
     use super::*;
     use crate::pure::text::listed;
     use std::fmt::Write;
-    use std::path::Path;
 
     fn kebab(key: &str) -> String {
         let mut words = String::new();
@@ -644,7 +708,10 @@ mod tests {
                 (Kind::Integer(_, least, most), DefaultValue::Integer(number)) => (least..=most).contains(&number),
                 (Kind::Choice(_) | Kind::VariableName, DefaultValue::Word(word)) => kind.read(word, None).is_ok(),
                 (Kind::List, DefaultValue::List(items)) => items.iter().all(|item| kind.read(item, None).is_ok()),
-                (Kind::Path | Kind::Url | Kind::Gpu | Kind::PerModel, DefaultValue::Unset(words)) => !words.is_empty(),
+                (
+                    Kind::Path | Kind::Url | Kind::Gpu | Kind::Text | Kind::PerModel | Kind::Servers,
+                    DefaultValue::Unset(words),
+                ) => !words.is_empty(),
                 _ => false,
             };
             assert!(is_value, "{key}: {default:?}");

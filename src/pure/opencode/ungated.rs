@@ -6,12 +6,12 @@ use crate::pure::opencode::roles::RoleModel;
 use crate::pure::text::similar;
 
 /// Whether a provider of this name and address is probably LM Studio: it is on this machine, and
-/// is called so or is the very server of the gate.
-pub fn looks_like_lm_studio(provider: &str, address: &BaseUrl, of_gate: Option<&BaseUrl>) -> bool {
+/// is called so or is the very server of the gate, or one of them.
+pub fn looks_like_lm_studio(provider: &str, address: &BaseUrl, of_gate: impl IntoIterator<Item = BaseUrl>) -> bool {
     let letters: String = provider.chars().filter(char::is_ascii_alphanumeric).collect();
     let letters = letters.to_ascii_lowercase();
     let is_called_so = letters.contains("lmstudio") || !similar(&letters, ["lmstudio"]).is_empty();
-    address.is_loopback() && (is_called_so || of_gate.is_some_and(|base| base.slug() == address.slug()))
+    address.is_loopback() && (is_called_so || of_gate.into_iter().any(|base| base.slug() == address.slug()))
 }
 
 /// A warning about a model whose provider is left out: opencode takes what stands before its
@@ -46,7 +46,7 @@ mod tests {
             ("llama-swap", "http://127.0.0.1:8080/v1", false),
         ] {
             let address = BaseUrl::parse(address).unwrap();
-            assert_eq!(looks_like_lm_studio(provider, &address, Some(&of_gate)), looks, "{provider} {address}");
+            assert_eq!(looks_like_lm_studio(provider, &address, [of_gate.clone()]), looks, "{provider} {address}");
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Outcome {
     pub key: String,
     /// As it was typed, or the role that was asked for.
     pub requested: String,
+    /// The name of the server in the configuration file, if it has one.
+    pub server: Option<String>,
     /// The server that was asked.
     pub base_url: String,
     /// The program that serves the models there, as far as it is known.
@@ -89,6 +91,7 @@ pub(crate) struct ErrorReport {
 struct ModelReport<'a> {
     key: &'a str,
     requested: &'a str,
+    server: Option<&'a str>,
     #[serde(rename = "baseURL")]
     base_url: &'a str,
     backend: Option<BackendKind>,
@@ -178,6 +181,7 @@ impl<'a> ModelReport<'a> {
         Self {
             key: &outcome.key,
             requested: &outcome.requested,
+            server: outcome.server.as_deref(),
             base_url: &outcome.base_url,
             backend: outcome.backend,
             addressable: ready.is_some(),
