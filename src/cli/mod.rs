@@ -545,7 +545,7 @@ const COMPLETIONS_ABOUT: &str = "\
 Print completions for a shell
 
 In bash, zsh and fish a MODEL is completed too: with the roles, those of opencode's agents
-included, and with the keys that LM Studio has at that moment.
+included, and with the keys that the servers have at that moment; and so is a --server.
 
 Examples:
   eval \"$(lmswarm completions bash)\"          in ~/.bashrc
@@ -564,6 +564,10 @@ pub(crate) struct CompletionsArgs {
     /// Print what can stand for MODEL, one a line
     #[arg(long, hide = true, exclusive = true)]
     pub models: bool,
+
+    /// Print the names of the servers, one a line
+    #[arg(long, hide = true, exclusive = true)]
+    pub servers: bool,
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! `lmswarm completions`: prints completions for a shell, and for these what can stand for
-//! MODEL.
+//! MODEL and behind `--server`.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -14,14 +14,18 @@ use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::shell::completion::{candidates, for_bash, for_fish, for_zsh};
 use crate::resolve::{Resolver, servers_of_plain_keys};
-use crate::sys::settings;
+use crate::sys::settings::{self, Settings};
 
 /// Runs the command.
 pub(super) async fn run(args: CompletionsArgs) -> Result<ExitCode, CommandError> {
     let Some(shell) = args.shell else {
         // Files that are broken or a server that is mute leave the roles: a message would land
         // in the middle of what is being typed.
-        let config = settings::gather(None, Layer::default()).map(|settings| settings.config);
+        let settings = settings::gather(None, Layer::default());
+        if args.servers {
+            return print(&settings.as_ref().map(Settings::server_names).unwrap_or_default().join("\n"));
+        }
+        let config = settings.map(|settings| settings.config);
         let (agents, keys) = match &config {
             Ok(config) => (agents(config).unwrap_or_default(), keys(config).await.unwrap_or_default()),
             Err(_) => Default::default(),

@@ -24,10 +24,25 @@ pub(super) fn run(args: ConfigArgs, console: Console) -> Result<ExitCode, Comman
 struct RolesReport {
     schema: u8,
     roles: Vec<RoleReport>,
+    /// The servers of our own configuration that a call may use.
+    servers: Vec<ServerReport>,
     /// The sources of opencode's configuration that were read.
     files: Vec<String>,
     /// The files that were looked for and are not there.
     absent_files: Vec<String>,
+}
+
+/// One server of our own configuration.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerReport {
+    name: String,
+    #[serde(rename = "baseURL")]
+    base_url: String,
+    /// Where that is written.
+    from: String,
+    providers: Vec<String>,
+    api_token_env: String,
 }
 
 /// One role. What does not apply is null.
@@ -60,7 +75,14 @@ fn roles(args: &RolesArgs, console: Console) -> Result<RolesReport, CommandError
     let resolver = Resolver::with_roles(&config)?;
     let roles = resolver.roles().roles().iter().map(|role| report(&resolver, role)).collect::<Result<_, _>>()?;
     let (files, absent_files) = resolver.files();
-    Ok(RolesReport { schema: 1, roles, files, absent_files })
+    let servers = config.servers.iter().map(|server| ServerReport {
+        name: server.name.clone(),
+        base_url: server.base.to_string(),
+        from: server.origin.to_string(),
+        providers: server.providers.clone(),
+        api_token_env: server.config.api_token_env.clone(),
+    });
+    Ok(RolesReport { schema: 1, roles, servers: servers.collect(), files, absent_files })
 }
 
 fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandError> {

@@ -2,12 +2,15 @@
 // model is loaded. If it cannot be, the request is not sent, and the reason is shown.
 //
 // Options, where the plugin is named in opencode's `plugin` list:
-//   providers         provider ids that are LM Studio            (["lmstudio"], or LMSWARM_PROVIDERS)
+//   providers         provider ids that are LM Studio            (["lmstudio"], or LMSWARM_PROVIDERS),
+//                     besides those that a server of lmswarm's own configuration names
+//   spread            provider ids whose requests go to any of these servers: each session to one
+//                     that has the model, sessions to all that suit alike   ([])
 //   eager             warm `model` and `small_model` at the start (true)
 //   command           the lmswarm program                         ("lmswarm")
 //   silenceTimeoutMs  longest that lmswarm may say nothing         (600000)
 
-import { execFileSync, spawn } from "node:child_process"
+import { execFile, execFileSync, spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { isMainThread } from "node:worker_threads"
@@ -19,6 +22,7 @@ const NO_MODEL = [
   "agent list", "auth", "completion", "db", "debug", "export", "import", "mcp", "models", "plug", "plugin",
   "providers", "session", "stats", "uninstall", "upgrade",
 ]
+const TARGET = "x-lmswarm-target"
 const INSTALL = "in a checkout of lmswarm, run: cargo install --path . --locked"
 
 // A text as it may be shown: whoever wrote it should not drive the terminal.
@@ -45,7 +49,7 @@ const isLocal = (url) => {
 }
 
 async function server({ client, directory }, options) {
-  const { command = "lmswarm", eager = true, silenceTimeoutMs = 600_000 } = options ?? {}
+  const { command = "lmswarm", eager = true, silenceTimeoutMs = 600_000, spread = [] } = options ?? {}
   const providers = options?.providers ?? (process.env.LMSWARM_PROVIDERS || "lmstudio").split(",").map((it) => it.trim())
 
   // Both are a courtesy: neither may hold up a request, nor stop one.
@@ -54,6 +58,26 @@ async function server({ client, directory }, options) {
     quietly(() => client.tui.showToast({ body: { title: "lmswarm", message, variant, duration } }))
   const log = (level, message) =>
     quietly(() => client.app.log({ body: { service: "lmswarm", level, message } }))
+
+  // The servers that lmswarm's own configuration names. Asked for once, and only where something
+  // depends on it: most requests are to a provider that is gated in any case.
+  let asked
+  const servers = () => asked ??= new Promise((resolve) => {
+    const limits = { cwd: directory, timeout: 10_000, maxBuffer: MOST_OUTPUT, windowsHide: true }
+    execFile(command, ["config", "roles", "--json", "--quiet"], limits, (error, stdout, stderr) => {
+      let report
+      try { report = JSON.parse(stdout) } catch {}
+      if (Array.isArray(report?.servers)) return resolve(report.servers)
+      // A provider that only a server names is not known to be gated then.
+      const why = shown((stderr ?? "").trim().split("\n")[0] || error?.message || "it has no `servers`")
+      toast("warning", `lmswarm cannot tell its servers: ${why}`)
+      log("warn", `lmswarm cannot tell its servers: ${why}`)
+      resolve([])
+    })
+  })
+  const isSpread = (id) => spread.includes(id)
+  const isGated = async (id) =>
+    isSpread(id) || providers.includes(id) || (await servers()).some((it) => it.providers.includes(id))
 
   // Runs `lmswarm ensure` for what is called `name`, and resolves to its report. The child is in
   // a session of its own: it finishes its load when opencode ends, so that the next opencode
@@ -142,6 +166,41 @@ async function server({ client, directory }, options) {
     return report
   }
 
+  // The same where any server may answer: lmswarm chooses, with its own address and token of each.
+  const ensureAnywhere = (key, session, isBackground) => {
+    const id = JSON.stringify([key, session, isBackground])
+    const shared = running.get(id)
+    if (shared) return shared
+    const report = run(key, [`--key=${key}`, `--spread=${session}`], isBackground).finally(() => running.delete(id))
+    running.set(id, report)
+    return report
+  }
+
+  // Where the requests of a session's agent go. The header that names an entry stays in this
+  // process: it is taken off before the request is sent.
+  const targets = new Map()
+  const targetOf = ({ sessionID, agent, model }) =>
+    encodeURIComponent(JSON.stringify([sessionID, agent, model.providerID, model.id]))
+  const sending = (next) => async (input, init) => {
+    const headers = new Headers(init?.headers ?? input?.headers)
+    const target = targets.get(headers.get(TARGET))
+    headers.delete(TARGET)
+    if (!target || !`${input}`.startsWith(`${target.from}/`)) return next(input, { ...init, headers })
+    headers.delete("authorization")
+    if (target.token) headers.set("authorization", `Bearer ${target.token}`)
+    return next(target.to + `${input}`.slice(target.from.length), { ...init, headers })
+  }
+
+  // Where a model is ready, its requests go there, with the token of that server alone.
+  const direct = async (request, from, { ok, models: [model] }) => {
+    const server = (await servers()).find((it) => it.name === model?.server)
+    if (ok && from && server) {
+      targets.set(targetOf(request), { from: from.replace(/\/+$/, ""), to: model.baseURL, token: process.env[server.apiTokenEnv] })
+    } else {
+      targets.delete(targetOf(request))
+    }
+  }
+
   // What went wrong, in words for somebody who has no command line of ours before them.
   const explain = ({ error, models }) => {
     const failed = error ?? models.find((it) => !it?.addressable) ?? {}
@@ -157,6 +216,11 @@ async function server({ client, directory }, options) {
 
   return {
     async config(config) {
+      for (const id of spread) {
+        const provider = ((config.provider ??= {})[id] ??= {})
+        const options = (provider.options ??= {})
+        options.fetch = Object.assign(sending(options.fetch ?? fetch), { isOfLmswarm: true })
+      }
       // Whoever names another model, or only looks around, does not want these.
       const words = commandLine()
       const line = `${words.filter((it) => !it.startsWith("-")).join(" ")} `
@@ -169,7 +233,8 @@ async function server({ client, directory }, options) {
         if (typeof pinned !== "string") continue
         const [id, ...rest] = pinned.split("/")
         const provider = config.provider?.[id]
-        if (!providers.includes(id) || !provider) continue
+        // A model that any server may answer for is loaded where its session will be.
+        if (!provider || isSpread(id)) continue
         const name = role === "main" ? rest.join("/").split("#")[0] : rest.join("/")
         const model = provider.models?.[name]
         const url = provider.options?.baseURL || model?.provider?.api || provider.api
@@ -178,33 +243,46 @@ async function server({ client, directory }, options) {
         const isBackground = role === "small"
         // On another machine a project may have chosen the address, and what is in it. opencode
         // does not tell; `lmswarm` knows whose file says so, and what may go there.
-        const warm = () => isLocal(url)
-          ? ensure(model?.id ?? name, url, provider.options?.apiKey, isBackground)
-          : run(role, [role, `--providers=${providers}`], isBackground)
+        const warm = async () => {
+          if (!await isGated(id)) return
+          return isLocal(url)
+            ? ensure(model?.id ?? name, url, provider.options?.apiKey, isBackground)
+            : run(role, [role, `--providers=${providers}`], isBackground)
+        }
         // One after the other: the main model is the one that a person will wait for.
         before = before.then(warm).catch((error) => log("warn", error.message))
       }
     },
 
-    async "chat.params"({ agent, model, provider, message }) {
-      if (!providers.includes(provider.id ?? model.providerID)) return
-      const { baseURL, apiKey } = provider.options ?? {}
-      const ready = ({ api }, isBackground) => {
-        // opencode fills variables in when it sends the request, which is later.
-        const url = (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
-        return ensure(api.id, url, apiKey ?? provider.key, isBackground)
-      }
+    async "chat.params"({ sessionID, agent, model, provider, message }) {
+      const id = provider.id ?? model.providerID
+      if (!await isGated(id)) return
+      const { baseURL, apiKey, fetch } = provider.options ?? {}
+      // Another plugin may have put its own in our place: then requests go where opencode sends them.
+      const isFree = isSpread(id) && fetch?.isOfLmswarm === true
+      // opencode fills variables in when it sends the request, which is later.
+      const addressOf = ({ api }) =>
+        (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
+      const ready = (model, isBackground) => isFree
+        ? ensureAnywhere(model.api.id, sessionID, isBackground)
+        : ensure(model.api.id, addressOf(model), apiKey ?? provider.key, isBackground)
       // opencode asks for the title first, but a person waits for the turn.
       const turn = message?.model
       const isBackground = agent === "title" && turn?.modelID !== model.id
       const main = isBackground && turn?.providerID === provider.id && provider.models?.[turn.modelID]
       if (main) await ready(main, false).catch(() => {})
       const report = await ready(model, isBackground)
+      if (isFree) await direct({ sessionID, agent, model }, addressOf(model), report)
       if (!report.proceed) throw new Error(`lmswarm: ${explain(report)}`)
       if (!report.ok) {
         if (!isBackground) toast("warning", explain(report))
         log("warn", explain(report))
       }
+    },
+
+    async "chat.headers"(input, output) {
+      const target = targetOf(input)
+      if (targets.has(target)) output.headers[TARGET] = target
     },
   }
 }

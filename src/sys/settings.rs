@@ -22,6 +22,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The names of all servers of the file, whichever the call may use.
+    pub(crate) fn server_names(&self) -> Vec<&str> {
+        match self.values.get("servers") {
+            Some((Value::Servers(entries), _)) => entries.iter().map(|entry| entry.name.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Says which file was read, and where each value that is not a default came from.
     pub(crate) fn explain(&self) -> Vec<String> {
         let file = match &self.file {

@@ -32,6 +32,14 @@ fn bash_completes_models_and_passes_over_what_could_be_a_command() {
     assert_eq!(complete("lmswarm run main lla"), [LLAMA]);
     assert_eq!(complete("lmswarm run main -- my-too"), ["my-tool"]);
     assert!(complete("lmswarm run my-to").contains(&"my-tool".to_owned()));
+    has_servers(&machine);
+    assert_eq!(complete("lmswarm ensure --server "), ["rack", "desk"]);
+    assert_eq!(complete("lmswarm run --server ra"), ["rack"]);
+}
+
+fn has_servers(machine: &Machine) {
+    let servers = r#"{ "servers": { "rack": { "baseURL": "http://127.0.0.1:9" }, "desk": { "baseURL": "http://127.0.0.1:8" } } }"#;
+    machine.write(".config/lmswarm/config.json", servers);
 }
 
 fn review_has_a_model(machine: &Machine) {
@@ -59,6 +67,8 @@ fn fish_completes_models_and_behind_the_dashes_the_command() {
     assert_eq!(complete("lmswarm run main -- my-too"), ["my-tool"]);
     assert_eq!(complete("lmswarm run --keep-warm 5m main small -- my-tool --from"), ["--from-tool"]);
     assert_eq!(complete("lmswarm run -- my-too"), ["my-tool"]);
+    has_servers(&machine);
+    assert_eq!(complete("lmswarm ensure --server ra"), ["rack"]);
 }
 
 #[test]
@@ -82,7 +92,9 @@ print -r -- "$seen""#
         done.stdout
     };
     review_has_a_model(&machine);
+    has_servers(&machine);
     for (line, wanted) in [
+        ("lmswarm ensure --server ra", "rack"),
         ("lmswarm ensure lla", LLAMA),
         ("lmswarm run main sma", "small"),
         ("lmswarm run main -- my-too", "my-tool"),

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::desk::{CAP, Desk, place};
-use crate::support::{GEMMA, LLAMA, QWEN, Running, free_port, http, until};
+use crate::support::{GEMMA, LLAMA, Machine, QWEN, Running, free_port, http, until};
 
 #[test]
 fn a_cold_start_loads_before_the_first_request_leaves() {
@@ -209,6 +209,90 @@ fn an_alias_is_warmed_under_the_name_that_goes_over_the_wire() {
     command.env("LMSWARM_PROVIDERS", "mine").env("PORT_OF_MINE", desk.machine.rest_port.to_string());
     let _ = Running::start(&mut command).end_within(CAP).expect(0);
     assert_eq!((desk.chats(QWEN), desk.machine.loads(QWEN)), (1, 1));
+}
+
+/// A second server, and a provider whose requests may go to either.
+fn spread_over_two(desk: &Desk) -> Machine {
+    let second = Machine::with(json!({ "jit": false }));
+    let servers = json!({
+        "one": { "baseURL": desk.machine.base_url(), "apiTokenEnv": "ONE" },
+        "two": { "baseURL": second.base_url(), "apiTokenEnv": "TWO" },
+    });
+    desk.machine.write(".config/lmswarm/config.json", &json!({ "loader": "rest", "servers": servers }).to_string());
+    std::fs::remove_file(desk.machine.path(".config/opencode/plugin/lmswarm.js")).expect("the plugin");
+    desk.machine.write("lmswarm.js", include_str!("../../src/opencode-plugin/lmswarm.js"));
+    let plugin = desk.machine.path("lmswarm.js").display().to_string();
+    let config = json!({
+        "model": format!("pool/{LLAMA}"),
+        "small_model": format!("pool/{LLAMA}"),
+        "plugin": [[plugin, { "spread": ["pool"] }]],
+        "provider": { "pool": {
+            "npm": "@ai-sdk/openai-compatible",
+            // Nothing listens there: a request that is not sent elsewhere fails.
+            "options": { "baseURL": "http://127.0.0.1:9/v1", "apiKey": "none" },
+            "models": { LLAMA: {} },
+        } },
+    });
+    desk.machine.write(".config/opencode/opencode.json", &config.to_string());
+    second
+}
+
+#[test]
+fn sessions_at_once_share_two_servers_and_each_stays_on_its_own() {
+    let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
+    let second = spread_over_two(&desk);
+    let machines = [&desk.machine, &second];
+    for (machine, token) in machines.into_iter().zip(["token-of-one", "token-of-two"]) {
+        machine.preload(LLAMA);
+        machine.configure(json!({ "jit": false, "token": token }));
+    }
+    let chats = || {
+        machines.map(|machine| {
+            let chats = machine.events("chat");
+            assert!(chats.iter().all(|it| it["status"] == 200 && it["instance"] == LLAMA), "{chats:?}");
+            chats.len()
+        })
+    };
+    let turn = |session: usize, args: &[&str]| {
+        let mut command = desk.command(&[&["run", "--title", "t"], args].concat());
+        command.env("XDG_DATA_HOME", desk.machine.path(&format!("data{session}")));
+        Running::start(command.env("ONE", "token-of-one").env("TWO", "token-of-two"))
+    };
+    // A session's id is opencode's own: four of them may all fall to one server, and rarely do.
+    let mut sessions = 0;
+    while sessions == 0 || (chats().contains(&0) && sessions < 16) {
+        let running: Vec<Running> = (sessions..sessions + 4).map(|session| turn(session, &["hello"])).collect();
+        for running in running {
+            let _ = running.end_within(CAP).expect(0);
+        }
+        sessions += 4;
+        assert_eq!(chats().iter().sum::<usize>(), sessions);
+    }
+    assert!(!chats().contains(&0), "{:?}", chats());
+    let place = |before: [usize; 2]| chats().iter().zip(before).position(|(now, before)| *now > before);
+    for session in 0..2 {
+        let stays: Vec<Option<usize>> = (0..2)
+            .map(|_| {
+                let before = chats();
+                let _ = turn(session, &["-c", "again"]).end_within(CAP).expect(0);
+                place(before)
+            })
+            .collect();
+        assert!(stays[0].is_some() && stays[0] == stays[1], "{stays:?}");
+    }
+    assert!(machines.iter().all(|machine| machine.loads(LLAMA) == 0));
+}
+
+#[test]
+fn a_server_that_goes_away_moves_its_sessions_to_the_other() {
+    let Some(desk) = Desk::new(LLAMA, LLAMA) else { return };
+    let second = spread_over_two(&desk);
+    second.preload(LLAMA);
+    let _ = desk.run(&["run", "--title", "t", "hello"]).expect(0);
+    assert_eq!((desk.machine.events("chat").len(), second.events("chat").len()), (0, 1));
+    second.crash();
+    let _ = desk.run(&["run", "-c", "again"]).expect(0);
+    assert_eq!((desk.chats(LLAMA), desk.machine.loads(LLAMA)), (1, 1));
 }
 
 /// An `opencode serve` that ends with its test.

@@ -428,3 +428,106 @@ fn a_wait_ends_with_one_message() {
         assert_eq!(told(&mut command), json!(["loading `asked`", "`asked` is ready"]));
     }
 }
+
+/// A `lmswarm` that names two servers, and says how it was called.
+fn fake_with_servers(machine: &Machine, report: &Value) {
+    let server = |name: &str, provider: &str| {
+        json!({ "name": name, "baseURL": format!("http://{name}.example:2/v1"), "providers": [provider],
+            "apiTokenEnv": format!("TOKEN_OF_{}", name.to_uppercase()) })
+    };
+    machine.write(
+        "roles",
+        &json!({ "schema": 1, "servers": [server("one", "big"), server("two", "little")] }).to_string(),
+    );
+    machine.write("report", &report.to_string());
+    let script = "echo \"$LM_API_TOKEN|$*\" >>\"$HOME/calls\"\ncase $1 in config) cat \"$HOME/roles\" ;; *) cat \"$HOME/report\" ;; esac";
+    fake(machine, script);
+}
+
+#[test]
+fn a_provider_that_a_server_names_is_gated_and_no_other() {
+    let driver = r#"
+        import { readFileSync } from "node:fs"
+        const hooks = await start({})
+        for (const id of ["little", "anthropic", "lmstudio"])
+            await hooks["chat.params"]({ model: { api: { id } }, provider: { ...provider("http://127.0.0.1:9/v1"), id } })
+        tell(readFileSync("calls", "utf8").trim().split("\n"))
+    "#;
+    for (machine, mut command) in stage(driver) {
+        fake_with_servers(&machine, &ready());
+        let told = told(&mut command);
+        let calls: Vec<&str> = told.as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+        assert_eq!(calls.len(), 3, "{calls:?}");
+        assert_eq!(calls[0], "|config roles --json --quiet");
+        assert!(calls[1].contains("--key=little --api-token-env=LM_API_TOKEN --base-url=http://127.0.0.1:9/v1"));
+        assert!(calls[2].contains("--key=lmstudio"));
+    }
+}
+
+/// Sends one request of the provider `pool` and tells what left the plugin.
+const SPREAD: &str = r#"
+    import { readFileSync } from "node:fs"
+    const hooks = await start({ spread: ["pool"] })
+    const sent = []
+    const fetch = async (input, init) => { sent.push([`${input}`, Object.fromEntries(new Headers(init.headers))]) }
+    const pool = { options: { baseURL: "http://own.example:1/v1", apiKey: "own-key", fetch } }
+    await hooks.config({ model: "pool/main", provider: { pool } })
+    const input = { sessionID: "ses_1", agent: "build", model: { id: "m", providerID: "pool", api: { id: "wire" } } }
+    await hooks["chat.params"]({ ...input, provider: { id: "pool", ...pool } })
+    const output = { headers: {} }
+    await hooks["chat.headers"](input, output)
+    const headers = { authorization: "Bearer own-key", "content-type": "application/json", ...output.headers }
+    await pool.options.fetch("http://own.example:1/v1/chat/completions", { method: "POST", headers })
+    tell([sent, readFileSync("calls", "utf8")])
+"#;
+
+#[test]
+fn a_spread_request_goes_to_the_chosen_server_with_the_token_of_that_alone() {
+    let chosen = json!({ "addressable": true, "server": "two", "baseURL": "http://two.example:2/v1" });
+    let report = json!({ "schema": 1, "ok": true, "proceed": true, "error": null, "models": [chosen] });
+    for token in [Some("token-of-two"), None] {
+        for (machine, mut command) in stage(SPREAD) {
+            fake_with_servers(&machine, &report);
+            command.envs(token.map(|it| ("TOKEN_OF_TWO", it))).env("TOKEN_OF_ONE", "token-of-one");
+            let told = told(&mut command);
+            let mut headers = json!({ "content-type": "application/json" });
+            if let Some(token) = token {
+                headers["authorization"] = format!("Bearer {token}").into();
+            }
+            assert_eq!(told[0], json!([["http://two.example:2/v1/chat/completions", headers]]));
+            let calls = told[1].as_str().unwrap();
+            assert!(calls.contains("--key=wire --spread=ses_1") && !calls.contains("--base-url"), "{calls}");
+            assert_eq!(calls.lines().count(), 2, "nothing is warmed before its session is known: {calls}");
+        }
+    }
+}
+
+#[test]
+fn a_spread_request_without_a_choice_goes_where_opencode_sends_it() {
+    let unknown =
+        json!({ "addressable": false, "server": "two", "baseURL": "http://two.example:2/v1", "reason": "no" });
+    let report = json!({ "schema": 1, "ok": false, "proceed": true, "error": null, "models": [unknown] });
+    for (machine, mut command) in stage(SPREAD) {
+        fake_with_servers(&machine, &report);
+        let told = told(command.env("TOKEN_OF_TWO", "token-of-two"));
+        let headers = json!({ "authorization": "Bearer own-key", "content-type": "application/json" });
+        assert_eq!(told[0], json!([["http://own.example:1/v1/chat/completions", headers]]));
+    }
+}
+
+#[test]
+fn a_provider_with_the_fetch_of_another_plugin_is_gated_where_opencode_sends_it() {
+    let driver = SPREAD.replacen("const input =", "pool.options.fetch = fetch\nconst input =", 1);
+    for (machine, mut command) in stage(&driver) {
+        let chosen = json!({ "addressable": true, "server": "two", "baseURL": "http://two.example:2/v1" });
+        fake_with_servers(
+            &machine,
+            &json!({ "schema": 1, "ok": true, "proceed": true, "error": null, "models": [chosen] }),
+        );
+        let told = told(&mut command);
+        let headers = json!({ "authorization": "Bearer own-key", "content-type": "application/json" });
+        assert_eq!(told[0], json!([["http://own.example:1/v1/chat/completions", headers]]));
+        let calls = told[1].as_str().unwrap();
+        assert!(calls.starts_with("own-key|") && calls.contains("--base-url=http://own.example:1/v1"), "{calls}");
+    }
+}

@@ -21,6 +21,13 @@ _lmswarm_with_models() {
     fi
     [[ $word != -* ]] || return 0
     case $3 in
+        --server)
+            COMPREPLY=()
+            while IFS= read -r model; do
+                [[ $model != "$2"* ]] || COMPREPLY+=("$model")
+            done < <(command lmswarm completions --servers 2>/dev/null)
+            return 0
+            ;;
         FLAGS) return 0 ;;
     esac
     COMPREPLY=()

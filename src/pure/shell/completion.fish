@@ -15,3 +15,4 @@ end
 complete -c lmswarm -n "__fish_lmswarm_using_subcommand ensure" -f -a "(command lmswarm completions --models 2>/dev/null)"
 complete -c lmswarm -n "__fish_lmswarm_using_subcommand run; and __fish_lmswarm_no_dashes" -a "(command lmswarm completions --models 2>/dev/null)"
 complete -c lmswarm -n "__fish_lmswarm_using_subcommand run" -a "(__fish_lmswarm_command)"
+complete -c lmswarm -n "__fish_lmswarm_using_subcommand ensure; or __fish_lmswarm_using_subcommand run" -l server -x -a "(command lmswarm completions --servers 2>/dev/null)"

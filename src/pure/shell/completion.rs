@@ -38,6 +38,9 @@ pub(crate) fn for_zsh(script: &str) -> String {
         .lines()
         .map(|line| match line {
             models if models.starts_with("'*::models ") => models.replace(":_default'", ":_lmswarm_models'"),
+            server if server.trim_start_matches('*').starts_with("'*--server=") => {
+                server.replace(":_default'", ":_lmswarm_servers'")
+            }
             words if words.starts_with("'*::words ") => words.replace(":_cmdambivalent'", ":_lmswarm_words'"),
             // The script ends by completing or by announcing itself; both need our functions.
             end if end.starts_with("if [ \"$funcstack[1]\"") => format!("{ZSH}\n{end}"),

@@ -4,6 +4,12 @@ _lmswarm_models() {
     compadd -a models
 }
 
+_lmswarm_servers() {
+    local -a servers
+    servers=(${(f)"$(command lmswarm completions --servers 2>/dev/null)"})
+    compadd -a servers
+}
+
 _lmswarm_words() {
     local dashes=${words[(i)--]}
     if (( dashes < CURRENT )); then
