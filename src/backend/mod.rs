@@ -271,7 +271,8 @@ impl<'a> Backend<'a> {
     pub(crate) async fn read(&self) -> Reading {
         match self {
             Self::LmStudio(it) => it.read().await,
-            Self::LlamaSwap(it) => it.read().await,
+            // Boxed, so that the futures of a warm call on another program are no larger for it.
+            Self::LlamaSwap(it) => Box::pin(it.read()).await,
             Self::LlamaCpp(it) => it.read().await,
         }
     }
@@ -286,7 +287,7 @@ impl<'a> Backend<'a> {
     ) -> Result<Observation, Failure> {
         match self {
             Self::LmStudio(it) => it.observe(first, cached).await,
-            Self::LlamaSwap(it) => it.observe(first).await,
+            Self::LlamaSwap(it) => Box::pin(it.observe(first)).await,
             Self::LlamaCpp(it) => it.observe(first).await,
         }
     }
@@ -303,7 +304,7 @@ impl<'a> Backend<'a> {
     pub(crate) fn not_downloaded(&self, request: &ModelRequest, models: &[Downloaded]) -> Failure {
         match self {
             Self::LmStudio(_) => lmstudio::not_downloaded(request, models),
-            Self::LlamaSwap(_) => llamaswap::not_configured(request, models),
+            Self::LlamaSwap(it) => it.not_configured(request, models),
             Self::LlamaCpp(_) => llamacpp::not_known(request, models),
         }
     }
@@ -360,7 +361,7 @@ impl<'a> Backend<'a> {
     ) -> Result<LoadResult, Failure> {
         match self {
             Self::LmStudio(it) => it.load(request, target, operation, on_percent).await,
-            Self::LlamaSwap(it) => it.load(request, target).await,
+            Self::LlamaSwap(it) => Box::pin(it.load(request, operation)).await,
             Self::LlamaCpp(it) => it.load(request, target, on_percent).await,
         }
     }
@@ -430,6 +431,12 @@ impl<'a> Backend<'a> {
         matches!(self, Self::LlamaSwap(_) | Self::LlamaCpp(_))
     }
 
+    /// Whether a request to load a model joins a load of it that is under way, and keeps its outcome
+    /// from being thrown away when no other client waits for it.
+    pub(crate) fn joins_loads(&self) -> bool {
+        matches!(self, Self::LlamaSwap(_))
+    }
+
     /// How the user lets models be resident together.
     pub(crate) fn conflict_hint(&self) -> &'static str {
         match self {
@@ -463,7 +470,7 @@ impl<'a> Backend<'a> {
     pub(crate) fn unload_command(&self, identifier: &str) -> String {
         match self {
             Self::LmStudio(_) => lmstudio::unload_command(identifier),
-            Self::LlamaSwap(it) => llamaswap::unload_command(it.context.base(), identifier),
+            Self::LlamaSwap(it) => it.unload_command(identifier),
             Self::LlamaCpp(it) => llamacpp::unload_command(it.context.base(), identifier),
         }
     }
@@ -567,7 +574,7 @@ impl<'a> Backend<'a> {
     pub(crate) async fn download(&self, request: &ModelRequest, progress: Progress) -> Result<(), Failure> {
         match self {
             Self::LmStudio(it) => it.download(request, progress).await,
-            Self::LlamaSwap(_) => Err(llamaswap::not_configured(request, &[])),
+            Self::LlamaSwap(it) => Err(it.not_configured(request, &[])),
             Self::LlamaCpp(_) => Err(llamacpp::not_known(request, &[])),
         }
     }

@@ -58,7 +58,12 @@ impl<'a> Gate<'a> {
             self.remember_conflict(tasks, &conflict);
             conflict
         };
-        for place in self.lost(tasks, &outcomes).await {
+        let mut lost = self.gone(tasks, &outcomes).await;
+        // All are there, and yet a request for one of the others would put out the first.
+        if lost.is_empty() {
+            lost = (1..tasks.len()).filter(|place| outcomes[*place].result.is_ok()).collect();
+        }
+        for place in lost {
             outcomes[place].result = Err(conflict.clone());
         }
         Ok(outcomes)
@@ -83,6 +88,11 @@ impl<'a> Gate<'a> {
                 tracing::debug!(stopped.reason, "not touched");
             }
         }
+        self.gone(tasks, outcomes).await
+    }
+
+    /// The places of models that were ready and are not any more.
+    async fn gone(&self, tasks: &[ModelTask<'a>], outcomes: &[Outcome]) -> Vec<usize> {
         let look = self.observe().await;
         let is_lost = |place: &usize| outcomes[*place].result.is_ok() && tasks[*place].lost(&look).is_some();
         (0..tasks.len()).filter(is_lost).collect()

@@ -21,7 +21,7 @@ pub(super) enum Step {
     /// It is addressable.
     Ready(Ready),
     /// A load of it is under way.
-    Wait,
+    Wait(Snapshot),
     /// Nothing listens, and the server may be started.
     StartServer,
     /// What is resident has to change.
@@ -50,7 +50,7 @@ impl ModelTask<'_> {
                 }
                 Ok(Step::Ready(Ready { action, source: snapshot.source, instance: instance.clone(), load_time: None }))
             }
-            Decision::Wait => Ok(Step::Wait),
+            Decision::Wait => Ok(Step::Wait(snapshot.clone())),
             Decision::Change(change) => Ok(Step::Change(snapshot.clone(), change)),
             Decision::NotDownloaded => {
                 let models = snapshot.downloaded.as_deref().unwrap_or_default();

@@ -252,7 +252,8 @@ impl ModelTask<'_> {
     /// The model this instance is of, if it is not the one that was asked for: the server may have
     /// matched another one.
     fn other_model<'i>(&self, instance: &'i Instance, target: &LoadTarget) -> Option<&'i str> {
-        let model = instance.model_key.as_deref()?;
+        // Where the server takes the name for another one, it is an alias.
+        let model = instance.model_key.as_deref().filter(|_| instance.identifier == self.request.key.as_str())?;
         (model != target.base_key && model != self.request.key.as_str()).then_some(model)
     }
 

@@ -477,6 +477,7 @@ impl<'a> ModelTask<'a> {
         let mut has_started = false;
         let mut has_downloaded = false;
         let mut has_waited = false;
+        let mut joins = false;
         self.wait_for_unload().await?;
         let mut step = self.evaluate(&self.gate.observe().await?, Action::Waited)?;
         let (snapshot, change, target) = loop {
@@ -491,7 +492,16 @@ impl<'a> ModelTask<'a> {
                     self.gate.start_server(lead).await?;
                     self.evaluate(&self.gate.observe().await?, Action::Waited)?
                 }
-                Step::Wait => {
+                // The client that has ordered it may be gone.
+                Step::Wait(snapshot) if self.gate.backend.joins_loads() => {
+                    has_waited = true;
+                    joins = true;
+                    if let Some(target) = self.find_target(&snapshot, has_downloaded).await? {
+                        break (snapshot, Change::Load, target);
+                    }
+                    self.wait_for_load().await?
+                }
+                Step::Wait(_) => {
                     has_waited = true;
                     self.gate.show_doing(lead, "waiting for a load under way");
                     self.wait_for_load().await?
@@ -499,7 +509,8 @@ impl<'a> ModelTask<'a> {
                 // Before anything is unloaded it must be certain that there is something to load.
                 Step::Change(snapshot, change) => {
                     // A load that a killed leader left behind is not listed yet.
-                    if change == Change::Load && !has_waited && self.has_own_load() {
+                    if change == Change::Load && !has_waited && !self.gate.backend.joins_loads() && self.has_own_load()
+                    {
                         has_waited = true;
                         step = self.wait_for_listing().await?;
                         continue;
@@ -517,6 +528,7 @@ impl<'a> ModelTask<'a> {
         self.gate.backend.check_loadable(self.request)?;
         let action = match change {
             Change::Reconcile if self.reconcile_duplicates(&snapshot, lead).await? => Action::Reconciled,
+            Change::Load if joins => Action::Waited,
             Change::Load | Change::Reconcile => Action::Loaded,
             Change::Reload => {
                 if let Some(ready) = self.unload_for_more_context(&snapshot, lead).await? {

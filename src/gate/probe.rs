@@ -82,7 +82,7 @@ impl Gate<'_> {
                 Ok(models) => Standing::PassedOver(self.backend.not_downloaded(request, &models)),
                 Err(failure) => Standing::PassedOver(failure),
             },
-            Ok(Step::Wait | Step::Change(..)) => Standing::Loadable,
+            Ok(Step::Wait(_) | Step::Change(..)) => Standing::Loadable,
             Ok(Step::StartServer) => Standing::PassedOver(self.not_started(request)),
             Err(failure) => Standing::PassedOver(failure),
         }

@@ -148,7 +148,7 @@ impl ModelTask<'_> {
                 _ => clear = Instant::now(),
             }
             match self.evaluate(&observation, Action::Waited)? {
-                Step::Wait => {}
+                Step::Wait(_) => {}
                 step => break step,
             }
         };
@@ -186,11 +186,16 @@ impl ModelTask<'_> {
 
     pub(super) fn load_timeout(&self, what: &str) -> Failure {
         let limit = duration(self.gate.call.config.load_timeout);
-        Failure::new(Category::LoadTimeout, format!("`{}` {what} after loadTimeoutMs ({limit})", self.request.key))
-            .hinted(format!(
-                "raise --load-timeout-ms if the model is just slow; {} tells why it hangs",
-                self.gate.backend.log()
-            ))
+        let key = self.request.key.as_str();
+        let log = self.gate.backend.log();
+        // A load that joins what is under way cannot be given up for it.
+        let end = if self.gate.backend.joins_loads() {
+            format!(", and `{}` ends it", self.gate.backend.unload_command(key))
+        } else {
+            String::new()
+        };
+        Failure::new(Category::LoadTimeout, format!("`{key}` {what} after loadTimeoutMs ({limit})"))
+            .hinted(format!("raise --load-timeout-ms if the model is just slow; {log} tells why it hangs{end}"))
     }
 
     pub(super) fn usual_load(&self) -> Option<Duration> {

@@ -90,10 +90,12 @@ impl BaseUrl {
         Self::parse(&text).unwrap_or_else(|_| unreachable!("a port makes a valid URL: {text}"))
     }
 
-    /// The URL of `path`, which is below the root and has no slash in front.
+    /// The URL of `path`, which is below the root and has no slash in front. A query may follow it.
     pub fn endpoint(&self, path: &str) -> Url {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let mut url = self.root.clone();
         url.set_path(&format!("{}{path}", self.root.path()));
+        url.set_query(query);
         url
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pure::http::ConnectError;
+use crate::pure::http::{Answer, ConnectError, Reply, StatusClass, classify, describe};
 use crate::pure::load::LoadOptions;
 use crate::pure::model::ModelKey;
 
@@ -147,6 +147,53 @@ pub enum Reading {
     TooLarge(String),
     /// No usable answer at all; says what happened.
     Unclear(String),
+}
+
+impl Reading {
+    /// What replies mean of which none tells what is resident. `is_own_refusal` knows the server's
+    /// own way to refuse a token.
+    pub fn of_replies(replies: &[&Reply], is_own_refusal: impl Fn(&Answer) -> bool) -> Self {
+        let answers = || replies.iter().filter_map(|it| if let Reply::Answer(it) = it { Some(it) } else { None });
+        let of_class = |class| answers().find(|it| classify(it.status) == class);
+        if answers().any(is_own_refusal) {
+            return Self::Unauthorized;
+        }
+        if let Some(it) = of_class(StatusClass::Unauthorized) {
+            return Self::Forbidden(describe(it));
+        }
+        if let Some(it) = of_class(StatusClass::RateLimited) {
+            return Self::RateLimited(format!("it answers with {}", describe(it)));
+        }
+        if replies.iter().all(|it| matches!(it, Reply::Refused)) {
+            return Self::Down;
+        }
+        let unreachable = replies.iter().map(|it| if let Reply::Unreachable(error) = it { Some(error) } else { None });
+        if let Some(errors) = unreachable.collect::<Option<Vec<_>>>()
+            && let Some(error) = errors.first()
+        {
+            return Self::Unreachable((*error).clone());
+        }
+        if let Some(it) = of_class(StatusClass::Temporary) {
+            return Self::Unclear(format!("it answers with {}", describe(it)));
+        }
+        if let Some(it) = answers().next() {
+            return Self::OtherProgram(describe(it));
+        }
+        match replies.iter().find_map(|it| if let Reply::NotHttp(said) = it { Some(said) } else { None }) {
+            Some(said) => Self::NotHttp(said.clone()),
+            None => Self::Unclear(replies.first().map_or(String::new(), |it| no_answer(it))),
+        }
+    }
+}
+
+/// Why there is no answer, for a message.
+pub(crate) fn no_answer(reply: &Reply) -> String {
+    match reply {
+        Reply::TimedOut => "it does not answer in time".to_owned(),
+        Reply::Broken(why) => why.clone(),
+        Reply::Unreachable(error) => error.to_string(),
+        Reply::Refused | Reply::Answer(_) | Reply::NotHttp(_) => "it answers now and then".to_owned(),
+    }
 }
 
 /// What a snapshot means for one model.

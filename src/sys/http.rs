@@ -27,7 +27,7 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 const HEAD_BYTES: usize = 4096;
 
 /// Takes a body piece by piece; whether it wants more.
-type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> bool + Send);
+pub(crate) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> bool + Send);
 
 /// An API token. It has no `Debug` that shows it, and goes into one header only.
 #[derive(Clone, PartialEq, Eq)]
@@ -145,8 +145,10 @@ impl Server {
     ) -> (Received<V1List>, Received<V0List>) {
         let (mut v1, mut v0) = (V1List::new(requested), V0List::default());
         let (mut feed_v1, mut feed_v0) = (|piece: &[u8]| v1.feed(piece), |piece: &[u8]| v0.feed(piece));
-        let (reply_v1, reply_v0) =
-            tokio::join!(self.stream("api/v1/models", &mut feed_v1), self.stream("api/v0/models", &mut feed_v0));
+        let (reply_v1, reply_v0) = tokio::join!(
+            self.stream("api/v1/models", self.probe_timeout, &mut feed_v1),
+            self.stream("api/v0/models", self.probe_timeout, &mut feed_v0)
+        );
         (Received { reply: reply_v1, list: v1 }, Received { reply: reply_v0, list: v0 })
     }
 
@@ -155,10 +157,15 @@ impl Server {
         self.send(Method::GET, path, None, self.probe_timeout, None).await
     }
 
-    /// The same, where the body may be long: `sink` gets it piece by piece, and says whether it
-    /// wants more. Only the beginning is in the answer.
-    async fn stream(&self, path: &str, sink: Sink<'_>) -> Reply {
-        self.send(Method::GET, path, None, self.probe_timeout, Some(sink)).await
+    /// The same, within `limit`.
+    pub(crate) async fn get_within(&self, path: &str, limit: Duration) -> Reply {
+        self.send(Method::GET, path, None, limit, None).await
+    }
+
+    /// The same, where the body may be long, or without an end: `sink` gets it piece by piece, and
+    /// says whether it wants more. Only the beginning is in the answer.
+    pub(crate) async fn stream(&self, path: &str, limit: Duration, sink: Sink<'_>) -> Reply {
+        self.send(Method::GET, path, None, limit, Some(sink)).await
     }
 
     /// `POST` of a JSON body, within `limit`.
@@ -175,6 +182,8 @@ impl Server {
         sink: Option<Sink<'_>>,
     ) -> Reply {
         let mut request = self.client.request(method.clone(), self.base.endpoint(path));
+        // llama-swap words its errors by it.
+        request = request.header("accept", "application/json");
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }

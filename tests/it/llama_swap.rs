@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{example, http, read_record, until, write_into_place};
+use crate::support::{Machine, example, http, read_record, until, write_into_place};
 
 /// A llama-swap that runs.
 pub struct LlamaSwap {
@@ -82,6 +82,40 @@ impl LlamaSwap {
 
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
+    }
+
+    /// A user's machine without LM Studio, whose configuration says that this is the server.
+    pub fn machine(&self) -> Machine {
+        let machine = self.unconfigured_machine();
+        machine.write(".config/lmswarm/config.json", r#"{ "backend": "llama-swap" }"#);
+        machine
+    }
+
+    /// The same, where nothing says what program the server is.
+    pub fn unconfigured_machine(&self) -> Machine {
+        let mut machine = Machine::bare();
+        machine.rest_port = self.port;
+        machine
+    }
+
+    /// It dies at once, with all its models, as by `kill -9`.
+    pub fn crash(&mut self) {
+        let mut program = self.program.take().expect("it runs");
+        program.kill().expect("it is alive");
+        program.wait().expect("its end");
+    }
+
+    /// What was asked, in the order of arrival: `GET /running`.
+    pub fn requests(&self) -> Vec<String> {
+        let arrived = self.events("arrived");
+        let text = |it: &Value, member: &str| it[member].as_str().expect("a text").to_owned();
+        arrived.iter().map(|it| format!("{} {}", text(it, "method"), text(it, "path"))).collect()
+    }
+
+    /// Those requests that are passed on to a model, and so load it.
+    pub fn load_requests(&self) -> Vec<String> {
+        let passed_on = |it: &String| (it.contains(" /upstream/") && it.ends_with("/health")) || it.contains(" /props");
+        self.requests().into_iter().filter(passed_on).collect()
     }
 
     /// Does by hand what neither llama-swap nor a file can.

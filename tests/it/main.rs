@@ -42,6 +42,10 @@ mod llama;
 #[cfg(target_os = "linux")]
 mod llama_server;
 mod llama_swap;
+mod llama_swap_conflict;
+mod llama_swap_failures;
+mod llama_swap_load;
+mod llama_swap_names;
 mod llama_swap_simulator;
 mod lms_program;
 #[cfg(unix)]

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::pure::http::{Answer, Reply, StatusClass, classify, describe};
 use crate::pure::json::Object;
 use crate::pure::json_list::{Cursor, End, JsonList, LARGEST, Stop, Value};
-use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Routes, Snapshot, Source};
+use crate::pure::residency::{Downloaded, Instance, Location, Readiness, Reading, Routes, Snapshot, Source, no_answer};
 use crate::pure::text::excerpt;
 
 /// Most models that are kept of a list besides those that are asked for; only suggestions come
@@ -141,50 +141,19 @@ fn is_unexpected(answer: &Answer) -> bool {
 
 fn read_neither(v1: &Reply, v0: &Reply) -> Reading {
     let both = [v1, v0];
-    let answers = || both.iter().filter_map(|it| answer(it));
-    let of_class = |class| answers().find(|it| classify(it.status) == class);
-    if answers().any(is_token_error) {
-        return Reading::Unauthorized;
-    }
-    if let Some(it) = of_class(StatusClass::Unauthorized) {
-        return Reading::Forbidden(describe(it));
-    }
-    if let Some(it) = of_class(StatusClass::RateLimited) {
-        return Reading::RateLimited(format!("it answers with {}", describe(it)));
-    }
-    if both.iter().all(|it| matches!(it, Reply::Refused)) {
-        return Reading::Down;
-    }
-    if let (Reply::Unreachable(error), Reply::Unreachable(_)) = (v1, v0) {
-        return Reading::Unreachable(error.clone());
-    }
+    let is_refused = |it: &&Reply| {
+        let class = answer(it).map(|it| classify(it.status));
+        matches!(class, Some(StatusClass::Unauthorized | StatusClass::RateLimited))
+    };
     // A server without v1 is too old for both only if it says so of v0, too: one answer that
     // got lost must not make `lms ps` the judge, which cannot tell loading from ready.
-    if answer(v1).is_some_and(is_unexpected) && !has_no_v0(v0) {
+    if !both.iter().any(is_refused) && answer(v1).is_some_and(is_unexpected) && !has_no_v0(v0) {
         return Reading::Unclear(match answer(v0) {
             Some(it) => format!("it answers with {}", describe(it)),
             None => no_answer(v0),
         });
     }
-    if let Some(it) = of_class(StatusClass::Temporary) {
-        return Reading::Unclear(format!("it answers with {}", describe(it)));
-    }
-    if let Some(it) = answers().next() {
-        return Reading::OtherProgram(describe(it));
-    }
-    match both.iter().find_map(|it| if let Reply::NotHttp(said) = it { Some(said) } else { None }) {
-        Some(said) => Reading::NotHttp(said.clone()),
-        None => Reading::Unclear(no_answer(v1)),
-    }
-}
-
-fn no_answer(reply: &Reply) -> String {
-    match reply {
-        Reply::TimedOut => "it does not answer in time".to_owned(),
-        Reply::Broken(why) => why.clone(),
-        Reply::Unreachable(error) => error.to_string(),
-        Reply::Refused | Reply::Answer(_) | Reply::NotHttp(_) => "it answers now and then".to_owned(),
-    }
+    Reading::of_replies(&both, is_token_error)
 }
 
 fn answer(reply: &Reply) -> Option<&Answer> {
