@@ -60,6 +60,8 @@ pub(crate) struct Context<'a> {
     pub token_origin: &'a str,
     /// The models of the call, each once, in the order given.
     pub requests: &'a [ModelRequest],
+    /// The user wants nothing that is old.
+    pub fresh: bool,
     /// Upper bound for the whole call.
     pub timeout: Option<Duration>,
     /// When the call began.
@@ -305,7 +307,7 @@ impl<'a> Backend<'a> {
         match self {
             Self::LmStudio(_) => lmstudio::not_downloaded(request, models),
             Self::LlamaSwap(it) => it.not_configured(request, models),
-            Self::LlamaCpp(_) => llamacpp::not_known(request, models),
+            Self::LlamaCpp(it) => it.not_known(request, models),
         }
     }
 
@@ -362,7 +364,7 @@ impl<'a> Backend<'a> {
         match self {
             Self::LmStudio(it) => it.load(request, target, operation, on_percent).await,
             Self::LlamaSwap(it) => Box::pin(it.load(request, operation)).await,
-            Self::LlamaCpp(it) => it.load(request, target, on_percent).await,
+            Self::LlamaCpp(it) => Box::pin(it.load(request, target, on_percent)).await,
         }
     }
 
@@ -471,7 +473,7 @@ impl<'a> Backend<'a> {
         match self {
             Self::LmStudio(_) => lmstudio::unload_command(identifier),
             Self::LlamaSwap(it) => it.unload_command(identifier),
-            Self::LlamaCpp(it) => llamacpp::unload_command(it.context.base(), identifier),
+            Self::LlamaCpp(it) => it.unload_command(identifier),
         }
     }
 
@@ -479,7 +481,8 @@ impl<'a> Backend<'a> {
     pub(crate) fn refused(&self, request: &ModelRequest, words: &str) -> Failure {
         match self {
             Self::LmStudio(it) => it.refused(request, words),
-            Self::LlamaSwap(_) | Self::LlamaCpp(_) => {
+            Self::LlamaCpp(_) => llamacpp::load_failed(request, words),
+            Self::LlamaSwap(_) => {
                 let reason = format!("{} refused to load `{}`: {words}", self.name(), request.key);
                 Failure::new(Category::LoadRefused, reason)
             }
@@ -575,7 +578,7 @@ impl<'a> Backend<'a> {
         match self {
             Self::LmStudio(it) => it.download(request, progress).await,
             Self::LlamaSwap(it) => Err(it.not_configured(request, &[])),
-            Self::LlamaCpp(_) => Err(llamacpp::not_known(request, &[])),
+            Self::LlamaCpp(it) => Box::pin(it.download(request, progress)).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::room::{Evictions, Room};
 use super::{Lead, ModelTask};
 use crate::backend::{Backoff, LoadResult, LoadTarget, Observation};
 use crate::pure::config::OnMismatch;
-use crate::pure::decision::context_warning;
+use crate::pure::decision::{Program, context_warning};
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::outcome::report::{Action, Ready};
 use crate::pure::residency::{Instance, Readiness, Residency, Snapshot, drift, find_downloaded};
@@ -231,14 +231,16 @@ impl ModelTask<'_> {
 
     /// The server may quietly grant less context than asked for.
     fn check_granted(&self, target: &LoadTarget, ready: Ready, is_ours: bool) -> Result<Ready, Failure> {
-        let Some(drift) = drift(&ready.instance, &self.request.options, target.max_context) else { return Ok(ready) };
+        let max_context = target.max_context.or(ready.instance.max_context_length);
+        let Some(drift) = drift(&ready.instance, &self.request.options, max_context) else { return Ok(ready) };
         match self.gate.call.config.on_mismatch {
             OnMismatch::Fail => Err(self.drift_failure(drift)),
             OnMismatch::Reload | OnMismatch::Ignore => {
-                let why = if is_ours {
-                    format!("{} granted no more", self.gate.backend.name())
-                } else {
-                    "another client loaded it so".to_owned()
+                let Program { name, context_is_set_in } = self.gate.backend.program();
+                let why = match context_is_set_in {
+                    Some(place) => format!("{name} takes it from {place} alone"),
+                    None if is_ours => format!("{name} granted no more"),
+                    None => "another client loaded it so".to_owned(),
                 };
                 self.warn(format!(
                     "`{}` was loaded with a context of {} tokens, not {}: {why}",

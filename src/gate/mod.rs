@@ -134,6 +134,7 @@ impl<'a> Call<'a> {
             origin: self.origin,
             token_origin: self.token_origin,
             requests: self.requests,
+            fresh: self.fresh,
             timeout: self.timeout,
             started: self.started,
             shutdown: self.shutdown,

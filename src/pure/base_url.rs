@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use url::{Host, Url};
+use url::{Host, Url, form_urlencoded};
 
 use crate::pure::fnv::fnv1a;
 use crate::pure::text::excerpt;
@@ -90,7 +90,8 @@ impl BaseUrl {
         Self::parse(&text).unwrap_or_else(|_| unreachable!("a port makes a valid URL: {text}"))
     }
 
-    /// The URL of `path`, which is below the root and has no slash in front. A query may follow it.
+    /// The URL of `path`, which is below the root and has no slash in front; it may have a query,
+    /// whose values are [`escaped`].
     pub fn endpoint(&self, path: &str) -> Url {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let mut url = self.root.clone();
@@ -170,6 +171,12 @@ impl BaseUrl {
         let path = self.root.path().trim_end_matches('/');
         file_name(&format!("{}-{host}-{}{path}", self.root.scheme(), self.port()))
     }
+}
+
+/// A text as a value of a query.
+pub fn escaped(text: &str) -> String {
+    // A plus means a blank to some servers alone.
+    form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
 /// The longest name that [`file_name`] makes: two of them and an ending fit into the 255

@@ -465,6 +465,14 @@ impl<'a> Value<'a> {
         self.0.iter().try_fold(0, digit)
     }
 
+    /// Reads the object that it is; `member` sees each name, as it is written, and each value.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub(crate) fn object(self, member: impl FnMut(&'a [u8], Value<'a>)) -> Result<(), Stop> {
+        Cursor { text: self.0, at: 0 }.object(member)
+    }
+
     /// Whether it is a list with nothing in it.
     pub(crate) fn is_empty_list(self) -> bool {
         let inside = self.0.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));

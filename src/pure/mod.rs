@@ -13,6 +13,7 @@ pub mod http;
 pub(crate) mod json;
 pub(crate) mod json_list;
 pub(crate) mod jsonc;
+pub(crate) mod llamacpp;
 pub mod llamaswap;
 pub mod lmstudio;
 pub mod load;

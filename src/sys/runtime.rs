@@ -1,6 +1,9 @@
 //! The asynchronous runtime: on this thread alone, for the whole of a command.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -12,6 +15,22 @@ pub(crate) fn start() -> io::Result<Runtime> {
     expect_free_files()?;
     // Few files are open here; tokio would make room for 1024 of them to speak at once.
     Builder::new_current_thread().enable_all().max_io_events_per_tick(64).build()
+}
+
+/// Carries out all of these side by side; what each came to, in their order.
+pub(crate) async fn join_all<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut under_way: Vec<Pin<Box<_>>> = all.map(Box::pin).collect();
+    let mut results: Vec<Option<T>> = under_way.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (future, result) in under_way.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
+            if let Poll::Ready(value) = future.as_mut().poll(context) {
+                *result = Some(value);
+            }
+        }
+        if results.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    results.into_iter().flatten().collect()
 }
 
 /// tokio opens five files at its start, and panics where one of the pair for its signals is

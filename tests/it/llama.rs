@@ -28,6 +28,8 @@ pub struct Llama {
     server: Option<Child>,
     args: Vec<String>,
     token: Option<String>,
+    /// Port of the hub that models are downloaded from.
+    pub hub: u16,
 }
 
 impl Llama {
@@ -36,7 +38,7 @@ impl Llama {
         let program = needs::llama_server()?;
         let machine = Machine::bare();
         fs::create_dir(machine.path("models")).expect("a folder for models");
-        Some(Self { machine, program, presets: BTreeMap::new(), server: None, args: Vec::new(), token: None })
+        Some(Self { machine, program, presets: BTreeMap::new(), server: None, args: Vec::new(), token: None, hub: 1 })
     }
 
     /// A router with nothing loaded that knows these models, all of one kind.
@@ -80,11 +82,16 @@ impl Llama {
 
     /// Starts a router with the models that were added.
     pub fn start_router(&mut self, args: &[&str]) {
-        let sections = self.presets.iter().map(|(name, settings)| format!("[{name}]\n{settings}\n"));
-        self.machine.write("models.ini", &sections.collect::<String>());
+        self.write_presets();
         let presets = self.machine.path("models.ini").display().to_string();
         self.start(&[&["--models-preset", &presets], args].concat());
         self.wait_for("/health", |status, _| status == 200);
+    }
+
+    /// Writes down the models that were added, which a router that runs does not notice by itself.
+    pub fn write_presets(&self) {
+        let sections = self.presets.iter().map(|(name, settings)| format!("[{name}]\n{settings}\n"));
+        self.machine.write("models.ini", &sections.collect::<String>());
     }
 
     /// Starts a server of this one model, which may still be loading; its load can be held.
@@ -107,7 +114,7 @@ impl Llama {
         self.machine.rest_port = port;
         let port = port.to_string();
         // One thread: idle ones of a pool would turn in circles. Nothing is fitted to the memory of this machine.
-        let common = ["--host", "127.0.0.1", "--port", &port, "--threads", "1", "--fit", "off", "--offline"];
+        let common = ["--host", "127.0.0.1", "--port", &port, "--threads", "1", "--fit", "off"];
         let key = args.iter().position(|it| *it == "--api-key").map(|at| args[at + 1].to_owned());
         self.token = key.map(|keys| keys.split(',').next().unwrap_or_default().to_owned());
         self.spawn([&common, args].concat().into_iter().map(str::to_owned).collect());
@@ -117,6 +124,8 @@ impl Llama {
         let log = OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
         let mut command = Command::new(&self.program);
         command.args(&args).env_clear().env("HOME", self.machine.home()).env("PATH", "/usr/bin:/bin");
+        // Downloads come from a hub of the test, or from nowhere.
+        command.env("MODEL_ENDPOINT", format!("http://127.0.0.1:{}/", self.hub));
         // Its children belong to its group.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         self.server = Some(command.spawn().expect("llama-server starts"));
@@ -276,6 +285,11 @@ impl Hold {
     /// Lets the load that holds, and all later ones, go on.
     pub fn release(mut self) {
         self.reached();
+        self.lift();
+    }
+
+    /// Lets later loads go on.
+    pub fn lift(self) {
         let empty = self.gate.with_extension("empty");
         fs::write(&empty, "").expect("an empty file");
         fs::rename(empty, &self.gate).expect("a file in the place of the pipe");
@@ -308,6 +322,12 @@ impl Recorder {
     /// Methods and paths, in the order in which they came; forgets them.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.lock().expect("no panic"))
+    }
+
+    /// Waits until this has been asked so many times.
+    pub fn wait_for(&self, request: &str, count: usize) {
+        let asked = || self.requests.lock().expect("no panic").iter().filter(|it| *it == request).count();
+        until(request, || asked() >= count);
     }
 }
 

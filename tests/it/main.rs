@@ -40,6 +40,8 @@ mod lists;
 #[cfg(target_os = "linux")]
 mod llama;
 #[cfg(target_os = "linux")]
+mod llama_cpp;
+#[cfg(target_os = "linux")]
 mod llama_server;
 mod llama_swap;
 mod llama_swap_conflict;
