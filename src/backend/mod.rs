@@ -501,6 +501,10 @@ impl<'a> Backend<'a> {
     /// The failure of a model that a snapshot says nothing clear of.
     pub(crate) fn contradicted(&self, request: &ModelRequest, snapshot: &Snapshot) -> Failure {
         match (self, snapshot.routes.unclear.get(request.key.as_str())) {
+            (Self::LlamaCpp(it), Some(why)) => {
+                let command = it.unload_command(snapshot.identifier(&request.key));
+                self.context().unknown(why).hinted(format!("if that stays so, unload it by hand: `{command}`"))
+            }
             (_, Some(why)) => self.context().unknown(why),
             (Self::LmStudio(it), None) => it.contradicted(),
             (Self::LlamaSwap(_) | Self::LlamaCpp(_), None) => self.context().unknown("its answers do not agree"),

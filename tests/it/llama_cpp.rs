@@ -114,6 +114,7 @@ fn a_process_that_is_listed_and_serves_nothing_is_not_taken_for_the_model() {
     until("the end of its answers", || llama.ask("GET", "/props?model=main&autoload=false", json!({})).0 == 500);
     let model = llama.machine.ensure(MAIN).expect(75).model();
     assert_eq!(model["category"], "unknown-state", "{model}");
+    assert!(model["hint"].as_str().unwrap().contains("/models/unload`"), "{model}");
     assert!(model["reason"].as_str().unwrap().contains("`main` is listed as loaded, and does not answer"), "{model}");
     assert_eq!(llama.loads("main"), 1);
 }
