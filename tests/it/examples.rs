@@ -39,7 +39,7 @@ fn shell(machine: &Machine, program: &str, line: &str) -> Run {
 
 #[test]
 fn every_configuration_is_read_without_a_word() {
-    for name in ["config.jsonc", "fleet.jsonc", "ttl.jsonc"] {
+    for name in ["config.jsonc", "fleet.jsonc", "ttl.jsonc", "servers.jsonc"] {
         let machine = Machine::new();
         machine.write("example.jsonc", &example(name));
         let path = machine.path("example.jsonc").display().to_string();
