@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::error::CommandError;
 use super::{gather, print, printed};
-use crate::cli::{ConfigArgs, ConfigRequest, LazyArgs, RolesArgs};
+use crate::cli::{ConfigArgs, ConfigRequest, RolesArgs};
 use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::text::printable;
@@ -13,7 +13,7 @@ use crate::sys::output::{self, Console};
 
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs, console: Console) -> Result<ExitCode, CommandError> {
-    let ConfigRequest::Roles(LazyArgs(args)) = args.command;
+    let ConfigRequest::Roles(args) = args.command;
     let report = roles(&args, console)?;
     if args.json { printed(output::print_json(&report)) } else { print(&report.text()) }
 }
