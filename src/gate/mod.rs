@@ -124,8 +124,8 @@ struct Gate<'a> {
     peeked: OnceCell<Option<Store>>,
     /// Why no state can be kept; told with the first model that has work.
     store_warning: RefCell<Option<String>>,
-    /// The generation of verdicts that the latest observation belongs to.
-    generation: RefCell<String>,
+    /// The generation of verdicts that the latest observation belongs to, if it makes any.
+    generation: RefCell<Option<String>>,
     /// Held by a foreground call while it has work.
     foreground: RefCell<Option<Lock>>,
     /// What this process tells the waiters while it leads.
