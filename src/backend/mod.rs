@@ -97,6 +97,19 @@ impl Context<'_> {
         Failure::new(Category::UnknownState, reason).hinted("try again; `-v` shows every request and its answer")
     }
 
+    /// A 401 or 403 in other words than the server's own: from a proxy in front of it, or from another
+    /// program; `said` shows which.
+    pub(crate) fn forbidden(&self, said: &str) -> Failure {
+        let (address, token) = (self.address(), self.token_origin);
+        let with = if self.server.has_token() {
+            format!("with the API token in {token}")
+        } else {
+            format!("without an API token (the variable {} holds none)", self.config.api_token_env)
+        };
+        Failure::new(Category::Unauthorized, format!("what answers at {address} refuses requests {with}: {said}"))
+            .hinted("use the token that it wants; if another program answers there, correct --base-url")
+    }
+
     /// The call had to end.
     pub(crate) fn interrupted(&self, stop: Stop) -> Failure {
         match stop {

@@ -124,7 +124,7 @@ fn printed_instance(instance: &Instance) -> Json {
 /// What the REST server answers: two bodies, parted by a NUL.
 pub fn rest(bytes: &[u8]) {
     let (first, second) = parts(bytes);
-    for status in [200, 401, 404, 500] {
+    for status in [200, 401, 403, 404, 408, 429, 500] {
         read_pair(status, first, second);
         let reply = answer(status, first);
         match read_management_reply(&reply, "instance_id") {
@@ -136,7 +136,7 @@ pub fn rest(bytes: &[u8]) {
                 assert_message(&why);
             }
             ManagementReply::Unclear(why) => assert_message(&why),
-            ManagementReply::Unauthorized => assert_eq!(status, 401),
+            ManagementReply::Unauthorized => assert!(matches!(status, 401 | 403)),
             other => panic!("{other:?}"),
         }
     }
@@ -158,7 +158,19 @@ fn read_bodies(status: u16, v1: Option<&[u8]>, v0: Option<&[u8]>) -> Reading {
 fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
     let snapshot = match read_bodies(status, Some(v1), Some(v0)) {
         Reading::Seen(snapshot) => snapshot,
-        Reading::OtherProgram(why) | Reading::Unclear(why) => return assert_message(&why),
+        Reading::OtherProgram(why) => {
+            assert!(matches!(status, 200 | 404));
+            return assert_message(&why);
+        }
+        Reading::Forbidden(why) => {
+            assert!(matches!(status, 401 | 403));
+            return assert_message(&why);
+        }
+        Reading::RateLimited(why) => {
+            assert_eq!(status, 429);
+            return assert_message(&why);
+        }
+        Reading::Unclear(why) => return assert_message(&why),
         Reading::Unauthorized => return assert_eq!(status, 401),
         other => panic!("{other:?}"),
     };

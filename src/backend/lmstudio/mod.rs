@@ -89,19 +89,6 @@ impl<'a> LmStudio<'a> {
         let reason = format!("{} refuses the API token in {}", self.context.base(), self.context.token_origin);
         Failure::new(Category::Unauthorized, reason).hinted("check the token in LM Studio's developer settings")
     }
-
-    /// Refused in other words than LM Studio's own: by a proxy in front of it, or another program.
-    /// `lms` would speak of LM Studio itself.
-    fn forbidden(&self, said: &str) -> Failure {
-        let (address, token) = (self.context.address(), self.context.token_origin);
-        let with = if self.context.server.has_token() {
-            format!("with the API token in {token}")
-        } else {
-            format!("without an API token (the variable {} holds none)", self.context.config.api_token_env)
-        };
-        Failure::new(Category::Unauthorized, format!("what answers at {address} refuses requests {with}: {said}"))
-            .hinted("use the token that it wants; if that is not LM Studio or its proxy, correct --base-url")
-    }
 }
 
 /// A failure that is remembered for other callers, unless its reason lies with this one.

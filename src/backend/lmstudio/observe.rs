@@ -56,7 +56,8 @@ impl LmStudio<'_> {
                 self.lacks_token.set(true);
                 self.observe_through_lms(self.token_missing(), cached).await
             }
-            Reading::Forbidden(said) => Ok(Observation::Blocked(self.forbidden(&said))),
+            // `lms` would speak of LM Studio itself, whatever this is.
+            Reading::Forbidden(said) => Ok(Observation::Blocked(context.forbidden(&said))),
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
             Reading::NotHttp(said) => {
                 let said = format!("it speaks no HTTP, but says \"{said}\"");
@@ -87,7 +88,7 @@ impl LmStudio<'_> {
             }
             Reply::Answer(answer) => match classify(answer.status) {
                 StatusClass::Other => answer,
-                StatusClass::Unauthorized => return Ok(Observation::Blocked(self.forbidden(&describe(&answer)))),
+                StatusClass::Unauthorized => return Ok(Observation::Blocked(context.forbidden(&describe(&answer)))),
                 StatusClass::RateLimited | StatusClass::Temporary => {
                     let why = format!("it answers with {}", describe(&answer));
                     return Ok(Observation::Blocked(context.unknown(&why)));
