@@ -24,6 +24,9 @@ use crate::support::Machine;
 const SETTLES: Duration = Duration::from_secs(3);
 /// Longest wait for a load that a restart is to strike.
 const LOADS: Duration = Duration::from_secs(1);
+/// How often an application that was started is looked after, and the pause between.
+const STARTS: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(60);
 /// Longest wait for the moment after which a leader is to be struck.
 const COMES: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,9 @@ enum Restart {
     Set(Instant, Duration),
     /// It is down, until then.
     Down(Instant),
+    /// It is started once more in a moment: where the old one is not quite gone, the new one takes it for running and
+    /// ends.
+    Again(Instant),
 }
 
 /// A blow for a leader.
@@ -232,7 +238,15 @@ impl<'a> Stage<'a> {
                     self.application().control("crash", &json!({}));
                     self.restarts.push(Restart::Down(now + down));
                 }
-                Restart::Down(until) if now >= until => self.started.push(self.application().start()),
+                Restart::Down(until) if now >= until => {
+                    self.started.push(self.application().start());
+                    self.restarts.extend((1..=STARTS).map(|it| Restart::Again(now + AGAIN * it)));
+                }
+                Restart::Again(at) if now >= at => {
+                    if !self.application().is_there() {
+                        self.started.push(self.application().start());
+                    }
+                }
                 waits => self.restarts.push(waits),
             }
         }
