@@ -80,14 +80,15 @@ fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandErr
     let (key, endpoint) = resolver.locate(&model)?;
     let Endpoint { base, origin, token, token_origin } = endpoint;
     let is_missing = !roles.exists(&model);
+    let flaw = model.flaw();
     Ok(RoleReport {
         gated: true,
         key: Some(key.to_string()),
-        key_from: model.wire.map(|(_, place)| place),
+        key_from: model.wire.filter(|_| flaw.is_none()).map(|(_, place)| place),
         base_url: Some(base.to_string()),
         base_url_from: Some(origin),
         token_from: token.is_some().then_some(token_origin),
-        note: shown.note.or_else(|| {
+        note: shown.note.or(flaw).or_else(|| {
             is_missing.then(|| "not among the `models` of that provider: opencode will not find it".to_owned())
         }),
         ..shown

@@ -179,7 +179,7 @@ async function server({ client, directory }, options) {
         // On another machine a project may have chosen the address, and what is in it. opencode
         // does not tell; `lmswarm` knows whose file says so, and what may go there.
         const warm = () => isLocal(url)
-          ? ensure(model?.id ?? name, url, provider.options?.apiKey, isBackground)
+          ? ensure(model?.id || name, url, provider.options?.apiKey, isBackground)
           : run(role, [role, `--providers=${providers}`], isBackground)
         // One after the other: the main model is the one that a person will wait for.
         before = before.then(warm).catch((error) => log("warn", error.message))
@@ -189,10 +189,11 @@ async function server({ client, directory }, options) {
     async "chat.params"({ agent, model, provider, message }) {
       if (!providers.includes(provider.id ?? model.providerID)) return
       const { baseURL, apiKey } = provider.options ?? {}
-      const ready = ({ api }, isBackground) => {
+      const ready = ({ id, api }, isBackground) => {
         // opencode fills variables in when it sends the request, which is later.
         const url = (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
-        return ensure(api.id, url, apiKey ?? provider.key, isBackground)
+        // Where opencode sends an empty name, the model that it means should be at hand.
+        return ensure(api.id || id, url, apiKey ?? provider.key, isBackground)
       }
       // opencode asks for the title first, but a person waits for the turn.
       const turn = message?.model

@@ -26,7 +26,7 @@ use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
 use lmswarm::pure::opencode::provider::{self, Subject};
 use lmswarm::pure::opencode::roles::{Role, Roles};
-use lmswarm::pure::opencode::schema::check_agent;
+use lmswarm::pure::opencode::schema::{check_agent, check_command};
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
@@ -319,9 +319,12 @@ fn printed_value(value: &Value) -> Json {
 /// opencode's configuration, and the head of one of its Markdown files.
 pub fn opencode(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let head = front_matter::parse(&text);
-    assert!(head.line >= 1);
-    let _ = check_agent(&Json::Object(head.values));
+    if let Some(mut head) = front_matter::parse(&text, &mut 1_000_000) {
+        assert!((1..=text.split('\n').count()).contains(&head.line), "{text:?}: {}", head.line);
+        let _ = head.take_name();
+        let values = Json::Object(head.values);
+        let _ = (check_agent(&values), check_command(&values));
+    }
     let source = match source::read(&text, "o.json".to_owned(), Trust::Project, &Around) {
         Ok(source) => source,
         Err(why) => {
