@@ -62,8 +62,8 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         let begins = if rng.bool() { 0 } else { rng.u64(0..600) };
         steps.push((begins, Step::SharedLock(ms)));
     }
-    for _ in 0..rng.u32(0..3) {
-        steps.push((rng.u64(0..900), Step::MoveClock(pick(rng, &JUMPS))));
+    for _ in 0..rng.u32(0..5) {
+        steps.push((rng.u64(0..1200), Step::MoveClock(pick(rng, &JUMPS))));
     }
     let is_there = one_in(rng, 4);
     if is_there || one_in(rng, 3) {
