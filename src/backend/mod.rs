@@ -123,7 +123,7 @@ impl Context<'_> {
                 let reason = format!("{} requires an API key, and the variable {variable} holds none", self.base());
                 Failure::new(Category::Unauthorized, reason).hinted(format!("put {name}'s API key into {variable}"))
             }
-            Reading::Forbidden(said) => self.forbidden(&said, kind),
+            Reading::Forbidden(said) => self.forbidden(&said),
             Reading::OtherProgram(said) => self.wrong_backend(&said, name),
             Reading::NotHttp(said) => self.wrong_backend(&format!("it speaks no HTTP, but says \"{said}\""), name),
             Reading::Unclear(why) | Reading::TooLarge(why) | Reading::RateLimited(why) => self.unknown(&why),
@@ -137,17 +137,17 @@ impl Context<'_> {
             .hinted("correct `backend`, or leave it out so that lmswarm finds out; or correct the address (--base-url)")
     }
 
-    /// Refused in other words than the server's own: by a proxy in front of it, or another program.
-    fn forbidden(&self, said: &str, kind: BackendKind) -> Failure {
+    /// A 401 or 403 in other words than the server's own: from a proxy in front of it, or from another
+    /// program; `said` shows which.
+    pub(crate) fn forbidden(&self, said: &str) -> Failure {
+        let (address, token) = (self.address(), self.token_origin);
         let with = if self.server.has_token() {
-            format!("with the API token in {}", self.token_origin)
+            format!("with the API token in {token}")
         } else {
             format!("without an API token (the variable {} holds none)", self.config.api_token_env)
         };
-        let reason = format!("what answers at {} refuses requests {with}: {said}", self.address());
-        let name = kind.name();
-        Failure::new(Category::Unauthorized, reason)
-            .hinted(format!("use the token that it wants; if that is not {name} or its proxy, correct --base-url"))
+        Failure::new(Category::Unauthorized, format!("what answers at {address} refuses requests {with}: {said}"))
+            .hinted("use the token that it wants; if another program answers there, correct --base-url")
     }
 
     /// The call had to end.

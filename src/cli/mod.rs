@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::builder::{NonEmptyStringValueParser, PossibleValue, Resettable, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
@@ -37,11 +37,11 @@ pub(crate) struct Cli {
 /// # Errors
 /// The help, the version, or what is wrong.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    // Most calls are right, and need no word of help.
-    ONLY_TYPED.store(true, Ordering::Relaxed);
-    let parsed = try_parse();
-    ONLY_TYPED.store(false, Ordering::Relaxed);
-    parsed.or_else(|_| try_parse()).map_err(|mut error| {
+    // What stands before every request is one of these two, and right.
+    if let Some(command) = typed("ensure", Request::Ensure).or_else(|| typed("run", Request::Run)) {
+        return Ok(Cli { command });
+    }
+    Cli::try_parse().map_err(|mut error| {
         let commands: Vec<String> = Cli::command().get_subcommands().map(|it| it.get_name().to_owned()).collect();
         let tip = mistakes::tip(&error, &argv(), &commands);
         let wild = |(kind, value): (ContextKind, &ContextValue)| match value {
@@ -61,17 +61,25 @@ pub(crate) fn parse() -> Result<Cli, clap::Error> {
     })
 }
 
-/// Whether options that are not on the command line are left out while it is read: to build all
-/// of them would be a tenth of a warm call. Help, tips and completions need them.
-static ONLY_TYPED: AtomicBool = AtomicBool::new(false);
-
-fn try_parse() -> Result<Cli, clap::Error> {
+/// Reads the command line as one of this command, and builds neither the other commands nor the
+/// options that were not typed: with all of them, one instruction in six of a warm call was for
+/// clap. `None` if it is of another command, or if clap has something to say: help, and what is
+/// wrong, must know all of them.
+fn typed<T: Args>(name: &'static str, request: fn(T) -> Request) -> Option<Request> {
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.peek()? != name {
+        return None;
+    }
+    ONLY_TYPED.store(true, Ordering::Relaxed);
     // To take these apart costs more than to read the command line, and the process ends soon.
-    let mut command = ManuallyDrop::new(Cli::command());
-    let matches = command.try_get_matches_from_mut(std::env::args_os()).map(ManuallyDrop::new);
-    let parsed = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| error.format(&mut command))
+    let mut command = ManuallyDrop::new(T::augment_args(Command::new(name)));
+    ONLY_TYPED.store(false, Ordering::Relaxed);
+    let mut matches = ManuallyDrop::new(command.try_get_matches_from_mut(words).ok()?);
+    T::from_arg_matches_mut(&mut matches).ok().map(request)
 }
+
+/// Whether options that are not on the command line are left out while a command is built.
+static ONLY_TYPED: AtomicBool = AtomicBool::new(false);
 
 /// The command line as it was typed, program included. What is no text in it is only shown.
 pub(crate) fn argv() -> Vec<String> {
@@ -83,19 +91,19 @@ pub(crate) fn argv() -> Vec<String> {
 pub(crate) enum Request {
     /// Make sure that models are addressable in LM Studio, loading each at most once
     #[command(after_help = exit::HELP, long_about = ENSURE_ABOUT)]
-    Ensure(LazyArgs<EnsureArgs>),
+    Ensure(EnsureArgs),
 
     /// Make sure that models are addressable, then become COMMAND
     #[command(long_about = RUN_ABOUT, after_help = RUN_EXIT_CODES, override_usage = RUN_USAGE)]
-    Run(LazyArgs<RunArgs>),
+    Run(RunArgs),
 
     /// Print what puts the gate before opencode, or before another command
     #[command(long_about = HOOK_ABOUT)]
-    Hook(LazyArgs<HookArgs>),
+    Hook(HookArgs),
 
     /// Print completions for a shell
     #[command(long_about = COMPLETIONS_ABOUT)]
-    Completions(LazyArgs<CompletionsArgs>),
+    Completions(CompletionsArgs),
 
     /// Show what was made of the configuration
     Config(ConfigArgs),
@@ -105,9 +113,9 @@ impl Request {
     /// How to speak, for the commands that let the user choose.
     pub(crate) fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Ensure(LazyArgs(args)) => Some(&args.gate.settings.output),
-            Self::Run(LazyArgs(args)) => Some(&args.gate.settings.output),
-            Self::Config(ConfigArgs { command: ConfigRequest::Roles(LazyArgs(args)) }) => Some(&args.settings.output),
+            Self::Ensure(args) => Some(&args.gate.settings.output),
+            Self::Run(args) => Some(&args.gate.settings.output),
+            Self::Config(ConfigArgs { command: ConfigRequest::Roles(args) }) => Some(&args.settings.output),
             Self::Hook(_) | Self::Completions(_) => None,
         }
     }
@@ -115,44 +123,10 @@ impl Request {
     /// Whether a report for a program is to be printed.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
-            Self::Ensure(LazyArgs(args)) => args.json,
-            Self::Config(ConfigArgs { command: ConfigRequest::Roles(LazyArgs(args)) }) => args.json,
+            Self::Ensure(args) => args.json,
+            Self::Config(ConfigArgs { command: ConfigRequest::Roles(args) }) => args.json,
             Self::Run(_) | Self::Hook(_) | Self::Completions(_) => false,
         }
-    }
-}
-
-/// Arguments that are built only when their command was typed: clap would build every option
-/// for each of the commands that has them, at every call of one.
-#[derive(Debug)]
-pub(crate) struct LazyArgs<T>(pub T);
-
-impl<T: Args> Args for LazyArgs<T> {
-    fn augment_args(command: Command) -> Command {
-        command.defer(|command| {
-            // They are there already, and what stands above the arguments is not for users.
-            let (about, long_about) = (command.get_about().cloned(), command.get_long_about().cloned());
-            T::augment_args(command).about(Resettable::from(about)).long_about(Resettable::from(long_about))
-        })
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl<T: FromArgMatches> FromArgMatches for LazyArgs<T> {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        T::from_arg_matches(matches).map(Self)
-    }
-
-    // Without it clap would copy all of the matches.
-    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
-        T::from_arg_matches_mut(matches).map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
     }
 }
 
@@ -213,7 +187,7 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigRequest {
     /// Show which model each role of opencode is here, and which file says so
     #[command(long_about = ROLES_ABOUT)]
-    Roles(LazyArgs<RolesArgs>),
+    Roles(RolesArgs),
 }
 
 const ROLES_ABOUT: &str = "\
@@ -597,7 +571,7 @@ mod tests {
 
     fn options(args: &[&str]) -> Layer {
         let cli = Cli::try_parse_from(["lmswarm", "ensure", "a"].iter().chain(args)).unwrap();
-        let Request::Ensure(LazyArgs(args)) = cli.command else { panic!("not `ensure`") };
+        let Request::Ensure(args) = cli.command else { panic!("not `ensure`") };
         args.gate.settings.options.0
     }
 
@@ -616,7 +590,7 @@ mod tests {
 
     fn words(args: &[&str]) -> Vec<String> {
         let cli = Cli::try_parse_from(["lmswarm", "run"].iter().chain(args)).unwrap();
-        let Request::Run(LazyArgs(args)) = cli.command else { panic!("not `run`") };
+        let Request::Run(args) = cli.command else { panic!("not `run`") };
         args.words.into_iter().map(|it| it.into_string().unwrap()).collect()
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::error::CommandError;
 use super::{gather, print, printed};
-use crate::cli::{ConfigArgs, ConfigRequest, LazyArgs, RolesArgs};
+use crate::cli::{ConfigArgs, ConfigRequest, RolesArgs};
 use crate::pure::opencode::roles::Role;
 use crate::pure::outcome::exit::ExitCode;
 use crate::pure::text::{listed, printable};
@@ -13,7 +13,7 @@ use crate::sys::output::{self, Console};
 
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs, console: Console) -> Result<ExitCode, CommandError> {
-    let ConfigRequest::Roles(LazyArgs(args)) = args.command;
+    let ConfigRequest::Roles(args) = args.command;
     let report = roles(&args, console)?;
     if args.json { printed(output::print_json(&report)) } else { print(&report.text()) }
 }
@@ -103,11 +103,12 @@ fn report(resolver: &Resolver<'_>, role: &Role) -> Result<RoleReport, CommandErr
     }
     let (key, endpoints) = resolver.locate(&model)?;
     let is_missing = !roles.exists(&model);
+    let flaw = model.flaw();
     let shown = RoleReport {
         gated: true,
         key: Some(key.to_string()),
-        key_from: model.wire.map(|(_, place)| place),
-        note: shown.note.or_else(|| {
+        key_from: model.wire.filter(|_| flaw.is_none()).map(|(_, place)| place),
+        note: shown.note.or(flaw).or_else(|| {
             is_missing.then(|| "not among the `models` of that provider: opencode will not find it".to_owned())
         }),
         ..shown

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::cli::{Cli, LazyArgs, OutputArgs, Request, SettingsArgs};
+use crate::cli::{Cli, OutputArgs, Request, SettingsArgs};
 use crate::pure::config::Config;
 use crate::pure::outcome::exit::ExitCode;
 use crate::sys::output::{self, Console};
@@ -39,14 +39,15 @@ fn dispatch(command: Request, console: Console, started: Instant) -> Result<Exit
             .hinted("raise the limit on open files (`ulimit -n`)")
     })?;
     let done = match command {
-        Request::Ensure(LazyArgs(args)) => runtime.block_on(ensure::run(args, console, started)),
-        Request::Run(LazyArgs(args)) => runtime.block_on(run::run(args, console, started)),
-        Request::Hook(LazyArgs(args)) => runtime.block_on(hook::run(args, console)),
-        Request::Completions(LazyArgs(args)) => runtime.block_on(completions::run(args)),
+        Request::Ensure(args) => runtime.block_on(ensure::run(args, console, started)),
+        Request::Run(args) => runtime.block_on(run::run(args, console, started)),
+        Request::Hook(args) => runtime.block_on(hook::run(args, console)),
+        Request::Completions(args) => runtime.block_on(completions::run(args)),
         Request::Config(args) => config::run(args, console),
     };
-    // Tasks that watch signals or draw progress are still there, and nothing waits for them.
-    runtime.shutdown_background();
+    // Tasks that watch signals or draw progress are still there. They end with the process, and to
+    // end them before it would take longer.
+    std::mem::forget(runtime);
     done
 }
 

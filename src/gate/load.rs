@@ -109,7 +109,10 @@ impl ModelTask<'_> {
                     });
                 }
                 // A server that was restarted is no reason to fail; one that a load takes down is.
-                _ if is_cut_off && !has_been_cut_off => has_been_cut_off = true,
+                _ if is_cut_off && !has_been_cut_off => {
+                    has_been_cut_off = true;
+                    self.remove_new_copies(lead).await?;
+                }
                 LoadResult::Failed(failure) | LoadResult::Lost(failure) | LoadResult::CutOff(failure) => {
                     let both = format!("{} went away both times", backend.name());
                     return Err(if is_cut_off { failure.and(&both) } else { failure });
@@ -118,6 +121,17 @@ impl ModelTask<'_> {
                 LoadResult::Misnamed(_) | LoadResult::Loaded => return Ok(None),
             }
         }
+    }
+
+    /// While the server was away and came back, another client may have loaded the model under
+    /// another name: that must not end in two of it.
+    async fn remove_new_copies(&self, lead: &Lead) -> Result<(), Failure> {
+        if let Observation::Seen(snapshot) = self.gate.observe().await?
+            && matches!(snapshot.residency(&self.request.key), Residency::Duplicates(_))
+        {
+            self.reconcile_duplicates(&snapshot, lead).await?;
+        }
+        Ok(())
     }
 
     /// Whether another client's load has made the model ready, or does so now. A load that has

@@ -142,14 +142,14 @@ impl<'a> Call<'a> {
     }
 
     /// The program that is asked first: the one that was configured or found, in this call or an
-    /// earlier one, else LM Studio.
+    /// earlier one, else the one that is most common.
     fn expected_backend(&self) -> BackendKind {
         if let Some(known) = self.config.backend.or(self.found.get()) {
             return known;
         }
         let folder = self.state_dir.as_deref();
         self.found.set(folder.and_then(|folder| remembered_backend(folder, &self.server.base.slug())));
-        self.found.get().unwrap_or(BackendKind::LmStudio)
+        self.found.get().unwrap_or_default()
     }
 }
 
@@ -164,8 +164,8 @@ struct Gate<'a> {
     peeked: OnceCell<Option<Store>>,
     /// Why no state can be kept; told with the first model that has work.
     store_warning: RefCell<Option<String>>,
-    /// The generation of verdicts that the latest observation belongs to.
-    generation: RefCell<String>,
+    /// The generation of verdicts that the latest observation belongs to, if it makes any.
+    generation: RefCell<Option<String>>,
     /// Held by a foreground call while it has work.
     foreground: RefCell<Option<Lock>>,
     /// What this process tells the waiters while it leads.

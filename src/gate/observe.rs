@@ -52,11 +52,11 @@ impl Gate<'_> {
         self.backend.observe(None, &|| self.kept_instances()).await
     }
 
-    /// An observation belongs to the generation that was named before it began.
+    /// An observation belongs to the generation that was named before it began. What is seen during
+    /// an unload belongs to none: its leader may not live to name the next one.
     fn note_generation(&self) {
-        if let Some(store) = self.store() {
-            self.generation.replace(store.generation());
-        }
+        let store = self.store().filter(|store| !store.unload.is_under_way());
+        self.generation.replace(store.map(Store::generation));
     }
 
     fn kept_instances(&self) -> Option<Vec<Instance>> {
@@ -140,9 +140,8 @@ impl Gate<'_> {
     /// Keeps one verdict, if its source is one to keep.
     pub(super) fn remember_verdict(&self, store: &Store, key: &str, Ready { source, instance, .. }: &Ready) {
         let max_age = self.kept_for(*source);
-        if max_age.is_zero() {
-            return;
-        }
+        let generation = self.generation.borrow();
+        let Some(generation) = generation.as_ref().filter(|_| !max_age.is_zero()) else { return };
         let verdict = CachedVerdict {
             at_ms: now_ms(),
             monotonic_ms: monotonic_ms(),
@@ -151,7 +150,7 @@ impl Gate<'_> {
             parallel: instance.parallel,
             device: instance.device.clone(),
         };
-        if let Err(error) = store.remember_verdict(key, verdict, max_age, &self.generation.borrow()) {
+        if let Err(error) = store.remember_verdict(key, verdict, max_age, generation) {
             tracing::info!(%error, "a verdict cannot be remembered");
         }
     }

@@ -246,7 +246,7 @@ async function server({ client, directory }, options) {
         const warm = async () => {
           if (!await isGated(id)) return
           return isLocal(url)
-            ? ensure(model?.id ?? name, url, provider.options?.apiKey, isBackground)
+            ? ensure(model?.id || name, url, provider.options?.apiKey, isBackground)
             : run(role, [role, `--providers=${providers}`], isBackground)
         }
         // One after the other: the main model is the one that a person will wait for.
@@ -263,9 +263,10 @@ async function server({ client, directory }, options) {
       // opencode fills variables in when it sends the request, which is later.
       const addressOf = ({ api }) =>
         (baseURL || api.url)?.replace(/\$\{([^}]+)\}/g, (all, name) => process.env[name] ?? all)
+      // Where opencode sends an empty name, the model that it means should be at hand.
       const ready = (model, isBackground) => isFree
-        ? ensureAnywhere(model.api.id, sessionID, isBackground)
-        : ensure(model.api.id, addressOf(model), apiKey ?? provider.key, isBackground)
+        ? ensureAnywhere(model.api.id || model.id, sessionID, isBackground)
+        : ensure(model.api.id || model.id, addressOf(model), apiKey ?? provider.key, isBackground)
       // opencode asks for the title first, but a person waits for the turn.
       const turn = message?.model
       const isBackground = agent === "title" && turn?.modelID !== model.id

@@ -7,9 +7,10 @@ use crate::pure::http::Reply;
 use crate::pure::lmstudio::rest::is_greeting;
 
 /// A program that serves models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum BackendKind {
-    /// LM Studio.
+    /// LM Studio, which a server is taken for until it turns out to be another program.
+    #[default]
     #[serde(rename = "lmstudio")]
     LmStudio,
     /// llama-swap.

@@ -116,7 +116,9 @@ pub enum ConnectError {
     SpeaksHttp,
     /// It speaks https, and the address says http.
     SpeaksHttps,
-    /// An unknown name, no route, no common TLS version: says what.
+    /// It speaks another TLS than we do.
+    OtherTls,
+    /// An unknown name or no route: says what.
     Other(String),
 }
 
@@ -127,6 +129,7 @@ impl fmt::Display for ConnectError {
             Self::Certificate(error) => error.fmt(f),
             Self::SpeaksHttp => f.write_str("that port speaks http, not https"),
             Self::SpeaksHttps => f.write_str("that port speaks https, not http"),
+            Self::OtherTls => f.write_str("it takes no TLS version, cipher or signature that lmswarm offers"),
             Self::Other(why) => f.write_str(why),
         }
     }
@@ -147,6 +150,9 @@ impl ConnectError {
             }
             Self::Certificate(error) => error.hint(base),
             Self::SpeaksHttp | Self::SpeaksHttps => format!("use --base-url {}", base.with_other_scheme()),
+            Self::OtherTls => {
+                "let it take TLS 1.2 or 1.3, with a key of RSA (2048 bits or more), P-256, P-384 or Ed25519".to_owned()
+            }
             Self::Other(_) => "check the address (--base-url), and that this machine can reach it".to_owned(),
         };
         Failure::new(Category::ServerUnreachable, reason).hinted(hint).cheap()
@@ -168,6 +174,8 @@ pub enum CertificateError {
     NotYetValid(Duration),
     /// It is of X.509 version 1, which cannot say what it is valid for.
     Version1,
+    /// The server cannot prove with it who it is: the key is too short, or not the server's.
+    Key,
     /// Anything else; says what.
     Other(String),
 }
@@ -191,6 +199,7 @@ impl fmt::Display for CertificateError {
             Self::Version1 => {
                 f.write_str("is of X.509 version 1, which has no subjectAltName, and so is valid for no host")
             }
+            Self::Key => f.write_str("has a key that is too short (RSA needs 2048 bits), or is not the server's"),
             Self::Other(why) => write!(f, "is not accepted: {why}"),
         }
     }
@@ -204,7 +213,7 @@ impl CertificateError {
                     .to_owned()
             }
             Self::NotYetValid(_) => "check the clocks of both machines, or make a new certificate".to_owned(),
-            Self::OtherHost(_) | Self::Expired(_) | Self::Version1 | Self::Other(_) => {
+            Self::OtherHost(_) | Self::Expired(_) | Self::Version1 | Self::Key | Self::Other(_) => {
                 let (host, kind) = (base.host(), if base.is_ip() { "IP" } else { "DNS" });
                 let name = shell_word(&format!("/CN={host}"));
                 let alternative = shell_word(&format!("subjectAltName={kind}:{host}"));

@@ -266,16 +266,20 @@ impl<'a> Cursor<'a> {
 // What follows takes a place in the text, and returns the one behind what it has read. A warm
 // call spends most of its own instructions here.
 
-/// The first character that is no blank, and its place.
+/// The first character that is no blank, and its place. LM Studio writes no blanks.
 #[inline(always)]
-fn next(text: &[u8], mut at: usize) -> Result<(u8, usize), Stop> {
-    loop {
-        match text.get(at) {
-            Some(b' ' | b'\n' | b'\r' | b'\t') => at += 1,
-            Some(char) => return Ok((*char, at)),
-            None => return Err(Stop::Incomplete),
-        }
+fn next(text: &[u8], at: usize) -> Result<(u8, usize), Stop> {
+    match text.get(at) {
+        Some(char @ b'!'..) => Ok((*char, at)),
+        _ => behind_blanks(text, at),
     }
+}
+
+#[inline(never)]
+fn behind_blanks(text: &[u8], start: usize) -> Result<(u8, usize), Stop> {
+    let is_blank = |char: &&u8| matches!(char, b' ' | b'\n' | b'\r' | b'\t');
+    let at = start + text.iter().skip(start).take_while(is_blank).count();
+    text.get(at).map(|char| (*char, at)).ok_or(Stop::Incomplete)
 }
 
 #[inline(always)]

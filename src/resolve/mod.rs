@@ -302,6 +302,9 @@ impl<'a> Resolver<'a> {
                 "{role} is {reference} ({place}), which is not among the `models` of that provider: opencode will not find it"
             ));
         }
+        if let Some(flaw) = model.flaw() {
+            resolved.warnings.push(format!("{} is {} ({}): {flaw}", model.role, model.reference(), model.place));
+        }
         put_key(resolved, model.role.to_string(), key, endpoints);
         Ok(())
     }

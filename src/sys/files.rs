@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a file of at most `most` MiB. No device that never ends, no pipe that never begins.
 ///
@@ -59,4 +59,16 @@ pub(super) fn replace_by(options: &mut OpenOptions, path: &Path, bytes: &[u8]) -
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Where `path` leads, if it is there and that is not in `folder`.
+///
+/// # Errors
+/// When its links cannot be followed.
+pub(crate) fn outside(path: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::canonicalize(path) {
+        Ok(target) => Ok((!target.starts_with(fs::canonicalize(folder)?)).then_some(target)),
+        Err(_) if !path.is_symlink() && !path.exists() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -228,8 +228,12 @@ impl Server {
         if is_exhausted(error) {
             return Reply::Broken(why());
         }
-        if let Some(HandshakeError::Certificate(error)) = &handshake {
-            return Reply::Unreachable(ConnectError::Certificate(error.clone()));
+        match &handshake {
+            Some(HandshakeError::Certificate(error)) => {
+                return Reply::Unreachable(ConnectError::Certificate(error.clone()));
+            }
+            Some(HandshakeError::NothingInCommon) => return Reply::Unreachable(ConnectError::OtherTls),
+            Some(HandshakeError::NoTls | HandshakeError::Other) | None => {}
         }
         let is_refused = has_io_cause(error, |io| io.kind() == io::ErrorKind::ConnectionRefused);
         if let Some(proxy) = self.proxy() {

@@ -16,6 +16,9 @@ use crate::sys::{files, paths, repository};
 const MOST: u64 = 1;
 const MOST_OF_CATALOGUE: u64 = 64;
 
+/// Most bytes of YAML in the heads of Markdown files: it takes longer than reading them.
+const MOST_OF_HEADS: usize = 2 * 1024 * 1024;
+
 /// Most Markdown files that are read in one folder, most entries that are looked at to find
 /// them (links may lead round in circles), and how deep.
 const MOST_AGENTS: usize = 1000;
@@ -84,6 +87,7 @@ pub(crate) fn read_configuration(extent: Extent, token_variable: &str) -> Result
     }
     let named = variable("OPENCODE_CONFIG_DIR").map(PathBuf::from);
     folders.extend(own.into_iter().chain(named.clone()).map(|folder| (folder, Trust::User)));
+    let mut bytes_left = MOST_OF_HEADS;
     for (index, (folder, trust)) in folders.iter().enumerate() {
         // A folder that is named twice counts at its first place.
         if folders[..index].iter().any(|(earlier, _)| earlier == folder) {
@@ -95,7 +99,7 @@ pub(crate) fn read_configuration(extent: Extent, token_variable: &str) -> Result
             }
         }
         if extent == Extent::WithMarkdown {
-            read_markdown(folder, *trust, &mut sources)?;
+            read_markdown(folder, *trust, &mut bytes_left, &mut sources)?;
         }
     }
     if let Some(text) = variable("OPENCODE_CONFIG_CONTENT") {
@@ -110,7 +114,12 @@ pub(crate) fn read_configuration(extent: Extent, token_variable: &str) -> Result
 }
 
 /// The agents, modes and commands of one folder, in opencode's order.
-fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<ConfigSource>) -> Result<(), String> {
+fn read_markdown(
+    folder: &Path,
+    trust: Trust,
+    bytes_left: &mut usize,
+    sources: &mut Vec<ConfigSource>,
+) -> Result<(), String> {
     for (kind, names, deepest) in [
         ("command", ["command", "commands"], DEEPEST),
         ("agent", ["agent", "agents"], DEEPEST),
@@ -121,7 +130,7 @@ fn read_markdown(folder: &Path, trust: Trust, sources: &mut Vec<ConfigSource>) -
             let mut files = find_markdown(&root, deepest);
             files.sort();
             for file in files {
-                sources.extend(read_head(&root, &file, kind, trust)?);
+                sources.extend(read_head(&root, &file, kind, trust, bytes_left)?);
             }
         }
     }
@@ -153,29 +162,37 @@ fn find_markdown(root: &Path, deepest: usize) -> Vec<PathBuf> {
 }
 
 /// One agent or command in Markdown as a source of its own.
-fn read_head(root: &Path, file: &Path, kind: &str, trust: Trust) -> Result<Option<ConfigSource>, String> {
-    // opencode passes over a file that it cannot read or whose head is no YAML.
+fn read_head(
+    root: &Path,
+    file: &Path,
+    kind: &str,
+    trust: Trust,
+    bytes_left: &mut usize,
+) -> Result<Option<ConfigSource>, String> {
+    // opencode passes over a file that it cannot read or whose head is broken.
     let Ok(text) = read_text(file) else { return Ok(None) };
     let shown = file.display().to_string();
-    let mut head = front_matter::parse(&text);
+    let head = front_matter::parse(&text, bytes_left);
+    if *bytes_left == 0 {
+        return Err(format!("{shown}: with it, the heads of agents and commands are more than 2 MiB of YAML to read"));
+    }
+    let Some(mut head) = head else { return Ok(None) };
     let below = file.strip_prefix(root).unwrap_or(file).with_extension("");
-    let name = match head.values.remove("name") {
-        Some(Json::String(name)) => name,
-        _ => below.to_string_lossy().replace('\\', "/"),
-    };
-    let mut agent = Json::Object(head.values);
-    if let Err((path, why)) = opencode_schema::check_agent(&agent) {
-        // A broken mode is passed over as well; a broken agent stops opencode.
+    let name = head.take_name().unwrap_or_else(|| below.to_string_lossy().replace('\\', "/"));
+    let mut entry = Json::Object(head.values);
+    let check = if kind == "command" { opencode_schema::check_command } else { opencode_schema::check_agent };
+    if let Err((path, why)) = check(&entry) {
+        // A broken mode is passed over as well; a broken agent or command stops opencode.
         return match kind {
             "mode" => Ok(None),
             _ => Err(format!("{shown}:{}: {}: {why}", head.line, path.join("."))),
         };
     }
     if kind == "mode" {
-        agent["mode"] = Json::String("primary".to_owned());
+        entry["mode"] = Json::String("primary".to_owned());
     }
     let member = if kind == "command" { "command" } else { "agent" };
-    let named = Json::Object(Map::from_iter([(name, agent)]));
+    let named = Json::Object(Map::from_iter([(name, entry)]));
     let value = Json::Object(Map::from_iter([(member.to_owned(), named)]));
     Ok(Some(ConfigSource { name: shown, trust, value, literal: None, lines: Lines::At(head.line) }))
 }

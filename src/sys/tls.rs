@@ -12,7 +12,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::pure::base_url::BaseUrl;
 use crate::pure::http::CertificateError;
@@ -39,6 +39,8 @@ pub(super) enum HandshakeError {
     Certificate(CertificateError),
     /// What answered was no TLS.
     NoTls,
+    /// There is no version, cipher or kind of key that both sides take.
+    NothingInCommon,
     /// Anything else.
     Other,
 }
@@ -130,7 +132,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki.verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature).map_err(key_error)
     }
 
     fn verify_tls13_signature(
@@ -139,7 +141,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.webpki.verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature).map_err(key_error)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -147,10 +149,26 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a certificate was refused for what signed it: none that is trusted has the name of its
-/// issuer, or that one has another key.
+/// Tells a handshake that is badly signed from a certificate that is.
+fn key_error(error: rustls::Error) -> rustls::Error {
+    match error {
+        rustls::Error::InvalidCertificate(_) => {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
+        }
+        other => other,
+    }
+}
+
+/// Whether a certificate was refused for its signature: no trusted certificate has the name of its
+/// issuer, or that one has another key, or the algorithm is not accepted.
 fn is_not_signed_by_trusted(error: &rustls::CertificateError) -> bool {
-    matches!(error, rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature)
+    matches!(
+        error,
+        rustls::CertificateError::UnknownIssuer
+            | rustls::CertificateError::BadSignature
+            | rustls::CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | rustls::CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
 }
 
 /// Whether a certificate was refused for calling itself an authority.
@@ -170,6 +188,12 @@ pub(super) fn handshake_error(cause: &(dyn Error + 'static)) -> Option<Handshake
     Some(match cause.downcast_ref()? {
         rustls::Error::InvalidCertificate(error) => HandshakeError::Certificate(certificate_error(error)),
         rustls::Error::InvalidMessage(_) => HandshakeError::NoTls,
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            AlertDescription::HandshakeFailure
+            | AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity,
+        ) => HandshakeError::NothingInCommon,
         _ => HandshakeError::Other,
     })
 }
@@ -177,6 +201,10 @@ pub(super) fn handshake_error(cause: &(dyn Error + 'static)) -> Option<Handshake
 fn certificate_error(error: &rustls::CertificateError) -> CertificateError {
     let since_epoch = |time: &UnixTime| Duration::from_secs(time.as_secs());
     match error {
+        rustls::CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | rustls::CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            CertificateError::Other("its signature is of a kind that is too weak (SHA-1), or not known".to_owned())
+        }
         _ if is_not_signed_by_trusted(error) => CertificateError::Untrusted,
         rustls::CertificateError::NotValidForNameContext { presented, .. } => {
             CertificateError::OtherHost(presented.iter().map(|name| plain_name(name)).collect())
@@ -185,6 +213,7 @@ fn certificate_error(error: &rustls::CertificateError) -> CertificateError {
         rustls::CertificateError::NotValidYetContext { not_before, .. } => {
             CertificateError::NotYetValid(since_epoch(not_before))
         }
+        rustls::CertificateError::ApplicationVerificationFailure => CertificateError::Key,
         other => match webpki_error(other) {
             Some(webpki::Error::CaUsedAsEndEntity) => CertificateError::Authority,
             Some(webpki::Error::UnsupportedCertVersion) => CertificateError::Version1,

@@ -27,7 +27,7 @@ use lmswarm::pure::model::{MAX_KEY_BYTES, ModelKey};
 use lmswarm::pure::opencode::front_matter;
 use lmswarm::pure::opencode::provider::{self, Subject};
 use lmswarm::pure::opencode::roles::{Role, Roles};
-use lmswarm::pure::opencode::schema::check_agent;
+use lmswarm::pure::opencode::schema::{check_agent, check_command};
 use lmswarm::pure::opencode::source::{self, ConfigSource, Substitutions, Trust};
 use lmswarm::pure::residency::{Instance, Location, Readiness, Reading, Residency, Source as Teller};
 use lmswarm::pure::text::{excerpt, listed, printable, similar, without_secrets};
@@ -125,7 +125,7 @@ fn printed_instance(instance: &Instance) -> Json {
 /// What the REST server answers: two bodies, parted by a NUL.
 pub fn rest(bytes: &[u8]) {
     let (first, second) = parts(bytes);
-    for status in [200, 401, 404, 500] {
+    for status in [200, 401, 403, 404, 408, 429, 500] {
         read_pair(status, first, second);
         let reply = answer(status, first);
         match read_management_reply(&reply, "instance_id") {
@@ -137,7 +137,7 @@ pub fn rest(bytes: &[u8]) {
                 assert_message(&why);
             }
             ManagementReply::Unclear(why) => assert_message(&why),
-            ManagementReply::Unauthorized => assert_eq!(status, 401),
+            ManagementReply::Unauthorized => assert!(matches!(status, 401 | 403)),
             other => panic!("{other:?}"),
         }
     }
@@ -159,7 +159,19 @@ fn read_bodies(status: u16, v1: Option<&[u8]>, v0: Option<&[u8]>) -> Reading {
 fn read_pair(status: u16, v1: &[u8], v0: &[u8]) {
     let snapshot = match read_bodies(status, Some(v1), Some(v0)) {
         Reading::Seen(snapshot) => snapshot,
-        Reading::OtherProgram(why) | Reading::Unclear(why) => return assert_message(&why),
+        Reading::OtherProgram(why) => {
+            assert!(matches!(status, 200 | 404));
+            return assert_message(&why);
+        }
+        Reading::Forbidden(why) => {
+            assert!(matches!(status, 401 | 403));
+            return assert_message(&why);
+        }
+        Reading::RateLimited(why) => {
+            assert_eq!(status, 429);
+            return assert_message(&why);
+        }
+        Reading::Unclear(why) => return assert_message(&why),
         Reading::Unauthorized => return assert_eq!(status, 401),
         other => panic!("{other:?}"),
     };
@@ -330,9 +342,12 @@ fn printed_value(value: &Value) -> Json {
 /// opencode's configuration, and the head of one of its Markdown files.
 pub fn opencode(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let head = front_matter::parse(&text);
-    assert!(head.line >= 1);
-    let _ = check_agent(&Json::Object(head.values));
+    if let Some(mut head) = front_matter::parse(&text, &mut 1_000_000) {
+        assert!((1..=text.split('\n').count()).contains(&head.line), "{text:?}: {}", head.line);
+        let _ = head.take_name();
+        let values = Json::Object(head.values);
+        let _ = (check_agent(&values), check_command(&values));
+    }
     let source = match source::read(&text, "o.json".to_owned(), Trust::Project, &Around) {
         Ok(source) => source,
         Err(why) => {

@@ -115,3 +115,22 @@ fn a_copy_that_gets_to_work_while_another_is_unloaded_is_left_alone() {
     caller.end().expect(6).says("is busy").json();
     assert_eq!(machine.resident(), [copies[1].clone()]);
 }
+
+#[test]
+fn an_unload_that_does_nothing_is_not_repeated_by_each_waiter() {
+    let machine = Machine::new();
+    machine.control("load", json!({ "key": LLAMA, "identifier": format!("{LLAMA}:2") }));
+    machine.faults(json!([{ "on": "lms ps", "kind": "hold" }]));
+    let leader = machine.start(&[LLAMA]);
+    machine.wait_for_event("fault");
+    let before = machine.requests().len();
+    let waiters = machine.start_many(3, &[LLAMA]);
+    machine.wait_for_requests(before, 2 * waiters.len());
+    machine.faults(json!([{ "on": "lms unload", "kind": "ghost" }]));
+    assert_eq!(leader.end().expect(6).model()["replayed"], false);
+    for waiter in waiters {
+        let model = waiter.end().expect(6).model();
+        assert_eq!((&model["category"], &model["replayed"]), (&json!("duplicates"), &json!(true)));
+    }
+    assert_eq!(machine.lms_calls().iter().filter(|it| it.starts_with("unload")).count(), 1);
+}

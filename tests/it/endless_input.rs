@@ -206,6 +206,46 @@ fn folders_of_agents_that_lead_round_in_circles_are_left() {
 }
 
 #[test]
+fn heads_of_agents_that_would_grow_without_end_are_read_in_bounds() {
+    let machine = Machine::new();
+    machine.preload(LLAMA);
+    // Each of these is ten of the one before.
+    let laugh = |it: usize| format!("a{it}: &a{it} [{}]\n", vec![format!("*a{}", it - 1); 10].join(", "));
+    let laughs = format!("a0: &a0 x\n{}model: *a59", (1..60).map(laugh).collect::<Vec<_>>().concat());
+    let map = (0..20_000).map(|key| format!("k{key}: 1")).collect::<Vec<_>>().join(", ");
+    let merges = format!("b: &b {{{map}}}\n<<: [{}*b]", "*b, ".repeat(100_000));
+    let keys = format!("b: &b {}\n{}", "x".repeat(50_000), "? [*b, *b]\n: x\n".repeat(50_000));
+    // An indent is missing in each line of it, and is put there one after the other.
+    let text = format!("description: \"{}\"", "x'\n".repeat(20_000));
+    for head in [&laughs, &merges, &keys, &text, &"- ".repeat(400_000), &nested("[", "]"), &nested("{a: ", "}")] {
+        machine.write("project/.opencode/mode/a.md", &format!("---\n{head}\n---\n"));
+        machine.write("project/opencode.json", &json!({ "model": format!("lmstudio/{LLAMA}") }).to_string());
+        let call = |args: &[&str]| run(frugal(&machine, args).current_dir(machine.path("project")));
+        let run = call(&["ensure", "--json", "main"]);
+        if *head == text {
+            let _ = run.expect(78).says("a.md: with it, the heads of agents and commands are more than 2 MiB of YAML");
+        } else {
+            assert_eq!(run.expect(0).model()["key"], LLAMA);
+        }
+        // For a key that is named, nothing of it is read.
+        let _ = call(&["ensure", "--json", LLAMA]).expect(0);
+    }
+}
+
+#[test]
+fn heads_of_agents_that_are_large_together_are_refused() {
+    let machine = Machine::new();
+    for number in 0..30 {
+        let head = format!("---\nmodel: lmstudio/{LLAMA}\noptions:\n{}---\n", "- &a x\n".repeat(20_000));
+        machine.write(&format!("project/.opencode/agent/a{number}.md"), &head);
+    }
+    let mut command = frugal(&machine, &["ensure", "--json", "agent:a1"]);
+    let run = run(command.current_dir(machine.path("project"))).expect(78);
+    run.says(".md: with it, the heads of agents and commands are more than 2 MiB of YAML to read").json();
+    assert_eq!(machine.requests().len(), 0);
+}
+
+#[test]
 fn a_plugin_file_without_end_is_left_alone() {
     let machine = Machine::bare();
     let plugin = machine.path(".config/opencode/plugin/lmswarm.js");

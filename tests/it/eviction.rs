@@ -151,6 +151,15 @@ fn without_a_grace_the_last_caller_has_the_room() {
 }
 
 #[test]
+fn models_of_one_call_do_not_evict_each_other_even_without_a_grace() {
+    let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
+    let report = machine.ensure(&[GEMMA, QWEN, "--evict-on-pressure", "--evict-grace-ms", "0"]).expect(5).json();
+    assert_eq!(report["models"][0]["addressable"], true);
+    assert_eq!(report["models"][1]["category"], "load-refused");
+    assert_eq!(changes(&machine), (vec![GEMMA.to_owned()], 0));
+}
+
+#[test]
 fn a_grace_ends() {
     let machine = Machine::with(json!({ "ramBytes": 20 * GIB }));
     machine.ensure(&[GEMMA, "--evict-on-pressure"]).expect(0).json();

@@ -16,9 +16,10 @@ const ROOMS: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates that one file alone may name, so that another one could take their place.
-const CRATES: [(&str, &str); 11] = [
+const CRATES: [(&str, &str); 12] = [
     ("dirs", "sys/paths.rs"),
     ("fs2", "sys/lock.rs"),
+    ("granit_parser", "pure/opencode/yaml.rs"),
     ("hyper_util", "sys/proxy.rs"),
     ("reqwest", "sys/http.rs"),
     ("rustls", "sys/tls.rs"),

@@ -154,6 +154,28 @@ fn an_unload_that_a_killed_leader_left_behind_is_waited_for() {
     assert_eq!(order, ["load-begin", "unload", "load-begin"], "nothing is unloaded behind the second load");
 }
 
+#[cfg(unix)]
+#[test]
+fn the_unload_that_undoes_a_load_under_another_name_is_waited_for_too() {
+    let machine = Machine::new();
+    machine.faults(json!([
+        { "on": "load", "kind": "other-id", "identifier": "other", "times": 1 },
+        { "on": "lms unload", "kind": "hold" },
+    ]));
+    let leader = machine.start(&[LLAMA]);
+    until("the leader undoes its load", || machine.lms_calls().iter().any(|it| it.starts_with("unload")));
+    leader.signal(rustix::process::Signal::KILL);
+    drop(leader.end());
+    fs2::FileExt::try_lock_exclusive(&lock_file(&machine, "unload")).expect_err("the unload goes on");
+    let before = machine.requests().len();
+    let next = machine.start(&[LLAMA]);
+    machine.wait_for_requests(before, 2);
+    machine.unhold();
+    assert_eq!(next.end().expect(0).model()["action"], "loaded");
+    assert_eq!(machine.resident(), [LLAMA]);
+    assert_eq!(machine.loads(LLAMA), 2);
+}
+
 /// The file of this kind that callers of the machine's server lock.
 fn lock_file(machine: &Machine, kind: &str) -> std::fs::File {
     let path = machine.path(&format!(".cache/lmswarm/http-localhost-{}.{kind}", machine.rest_port));

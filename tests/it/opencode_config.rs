@@ -172,6 +172,39 @@ const LAYOUTS: &[Layout] = &[
     ),
     layout!("an agent without a head", [(GLOBAL, A), ("work/.opencode/agent/x.md", "model: lmstudio/x\n")]),
     layout!("an agent whose model is empty", [(GLOBAL, A), ("work/.opencode/agent/x.md", "---\nmodel:\n---\n")]),
+    layout!("an agent whose model is a number", [(GLOBAL, A), ("work/.opencode/agent/x.md", "---\nmodel: 5\n---\n")]),
+    layout!(
+        "a command whose model is a list",
+        [(GLOBAL, A), ("work/.opencode/command/x.md", "---\nmodel: [a]\n---\n")]
+    ),
+    layout!(
+        "agents whose heads are broken",
+        [
+            (GLOBAL, A),
+            (".config/opencode/agent/x.md", AGENT),
+            ("work/.opencode/agent/x.md", "---\nmodel: lmstudio/never\ntools: [a\n---\n"),
+            ("work/.opencode/agent/y.md", "---\r\nmodel: lmstudio/never\r\ntools: [a\r\n---\r\n"),
+            ("work/.opencode/agent/z.md", "---\ndescription: Use when: a\nmodel: lmstudio/z\n---\n"),
+            ("work/.opencode/agent/bom.md", "\u{feff}---\ndescription: Use when: b\nmodel: lmstudio/b\n---\n"),
+            ("work/.opencode/agent/build.md", "---\nmodel: *none\ndescription: [\n---\n"),
+        ],
+    ),
+    layout!(
+        "agents with names of other types",
+        [
+            (GLOBAL, A),
+            ("work/.opencode/agent/a.md", "---\nname: 5\nmodel: lmstudio/a\n---\n"),
+            ("work/.opencode/agent/b.md", "---\nname: null\nmodel: lmstudio/b\n---\n"),
+            ("work/.opencode/agent/c.md", "---\nname: 0x10\nmodel: lmstudio/c\n---\n"),
+            ("work/.opencode/agent/d.md", "---\nname: 1.50\nmodel: lmstudio/d\n---\n"),
+            ("work/.opencode/agent/e.md", "---\nname: true\nmodel: lmstudio/e\nprompt: 5\n---\n"),
+            ("work/.opencode/command/f.md", "---\nname: {a: b}\nmodel: lmstudio/f\nmode: 5\ntemplate: 5\n---\n"),
+        ],
+    ),
+    layout!(
+        "an empty id",
+        [(GLOBAL, r#"{"model":"lmstudio/a","provider":{"lmstudio":{"models":{"a":{"id":""},"b":{"id":"c"}}}}}"#)],
+    ),
     layout!(
         "a mode in Markdown and in a file",
         [
@@ -203,7 +236,7 @@ const AGENT: &str = "---\ndescription: an agent\nmodel: lmstudio/md\n---\nDo it.
 
 /// What opencode does not start with. Were it to refuse another one, there would be nothing to
 /// compare.
-const REFUSED: [&str; 10] = [
+const REFUSED: [&str; 12] = [
     "a missing file",
     "small_model as an object",
     "an object that is no model",
@@ -214,7 +247,175 @@ const REFUSED: [&str; 10] = [
     "a list",
     "a wrong type deep inside",
     "an agent whose model is empty",
+    "an agent whose model is a number",
+    "a command whose model is a list",
 ];
+
+/// The heads of Markdown files, and the model that opencode reads there. They are those of modes:
+/// one with a wrong type is passed over, where an agent would stop opencode.
+const HEADS: &[(&str, Option<&str>)] = &[
+    // Quotes and escapes.
+    ("model: lmstudio/a", Some("lmstudio/a")),
+    ("model: \"lmstudio/a\"", Some("lmstudio/a")),
+    ("model: 'lmstudio/it''s'", Some("lmstudio/it's")),
+    ("model: '''lmstudio/a'''", Some("'lmstudio/a'")),
+    ("model: \"lmstudio/\\u0061\\x62\\\"\"", Some("lmstudio/ab\"")),
+    ("model: \"lmstudio/\\ud83d\\ude00\"", Some("lmstudio/\u{1f600}")),
+    ("model: \"lmstudio/\\/a\"", Some("lmstudio//a")),
+    ("model: \"lmstudio/\\q\"", None),
+    ("model: \"lmstudio/a", None),
+    ("model: \"lmstudio/a\" b", None),
+    ("model: \"lmstudio/a\"#c", Some("lmstudio/a")),
+    ("model: \"lmstudio/\\\n  a\"", Some("lmstudio/a")),
+    ("model: \"lmstudio/a\n  b\"", Some("lmstudio/a b")),
+    ("model: 'lmstudio/a\nb'", Some("lmstudio/a b")),
+    ("\"model\": lmstudio/a", Some("lmstudio/a")),
+    ("\"mo\\x64el\": lmstudio/a", Some("lmstudio/a")),
+    // Plain texts.
+    ("model: lmstudio/a # c", Some("lmstudio/a")),
+    ("model: lmstudio/a#c", Some("lmstudio/a#c")),
+    ("model: lmstudio/a\n  b", Some("lmstudio/a b")),
+    ("model: lmstudio/a\n b", Some("lmstudio/a b")),
+    ("model:\n  lmstudio/a", Some("lmstudio/a")),
+    ("model:\nlmstudio/a", None),
+    ("model:\tlmstudio/a\t", Some("lmstudio/a")),
+    ("model : lmstudio/a", Some("lmstudio/a")),
+    ("model:lmstudio/a", None),
+    ("model: lmstudio/qwen:7b", Some("lmstudio/qwen:7b")),
+    ("model: lmstudio/it's", Some("lmstudio/it's")),
+    ("model: lmstudio/[a]{b},c", Some("lmstudio/[a]{b},c")),
+    ("model: @lmstudio/a", None),
+    ("model: %lmstudio/a", None),
+    ("model: lmstudio/ünï", Some("lmstudio/ünï")),
+    ("# c\n\nmodel: lmstudio/a\n   \nmode: all # c", Some("lmstudio/a")),
+    // Blocks.
+    ("model: >-\n  lmstudio/a\n  b", Some("lmstudio/a b")),
+    ("model: >-\n  lmstudio/a\n  # b", Some("lmstudio/a # b")),
+    ("model: |-\n  lmstudio/a", Some("lmstudio/a")),
+    ("model: |2-\n  lmstudio/a", Some("lmstudio/a")),
+    ("model: |-# c\n  lmstudio/a", None),
+    ("model: |-\nlmstudio/a", None),
+    ("description: |\n  model: lmstudio/no\nmodel: lmstudio/a", Some("lmstudio/a")),
+    // Flow, indentation, explicit keys.
+    ("{model: lmstudio/a, mode: all}", Some("lmstudio/a")),
+    ("{\"model\":\"lmstudio/a\"}", Some("lmstudio/a")),
+    ("{\nmodel: lmstudio/a\n}", Some("lmstudio/a")),
+    ("{model: lmstudio/a", None),
+    ("  model: lmstudio/a\n  mode: all", Some("lmstudio/a")),
+    ("model: lmstudio/a\n mode: all", None),
+    ("  model: lmstudio/a\nmode: all", None),
+    ("? model\n: lmstudio/a", Some("lmstudio/a")),
+    ("- model: lmstudio/a", None),
+    ("lmstudio/a", None),
+    ("options:\n  model: no\n  list:\n  - a: b\nmodel: lmstudio/a", Some("lmstudio/a")),
+    ("options: {a: [b, {c: d}]}\nmodel: lmstudio/a", Some("lmstudio/a")),
+    // Anchors, merged keys, tags.
+    ("options: {a: &a lmstudio/a}\nmodel: *a", Some("lmstudio/a")),
+    ("model: &a lmstudio/a\ndescription: *a", Some("lmstudio/a")),
+    ("model: *none", None),
+    ("options: &b {model: lmstudio/a}\n<<: *b", Some("lmstudio/a")),
+    ("options: &b {model: lmstudio/a}\n<<: [*b, {model: lmstudio/b}]", Some("lmstudio/a")),
+    ("<<: {model: lmstudio/a}\nmodel: lmstudio/b", Some("lmstudio/b")),
+    ("<<: lmstudio/a\nmodel: lmstudio/b", None),
+    ("model: !!str lmstudio/a", Some("lmstudio/a")),
+    ("model: ! lmstudio/a", Some("lmstudio/a")),
+    ("model: !own lmstudio/a", None),
+    ("description: !!str 2001-01-01\nmodel: lmstudio/a", Some("lmstudio/a")),
+    // Types, and what is refused for one.
+    ("model: lmstudio/a\ndescription: 2001-01-01", None),
+    ("model: lmstudio/a\ndescription: 1:30", None),
+    ("model: lmstudio/a\ndescription: 1_000", None),
+    ("model: lmstudio/a\ndescription: 08", Some("lmstudio/a")),
+    ("model: lmstudio/a\ndescription: 017", None),
+    ("model: lmstudio/a\ndescription: 1e3", None),
+    ("model: lmstudio/a\ndescription: yes", Some("lmstudio/a")),
+    ("model: lmstudio/a\ndescription: True", None),
+    ("model: lmstudio/a\ndescription:", None),
+    ("model: lmstudio/a\nhidden: \"true\"", None),
+    ("model: lmstudio/a\nhidden: off", None),
+    ("model: lmstudio/a\ndisable: TRUE", None),
+    ("model: lmstudio/a\ndisable: !!bool 'false'", Some("lmstudio/a")),
+    ("model: 5", None),
+    ("model: [lmstudio/a]", None),
+    // What is broken, and what is forgiven.
+    ("model: lmstudio/a\nmodel: lmstudio/b", None),
+    ("model: lmstudio/a\n\"mode\": all\nmode: all", None),
+    ("model: lmstudio/a\nx", None),
+    ("model: lmstudio/a\n- x", None),
+    ("model: lmstudio/a\n...\n# c", Some("lmstudio/a")),
+    ("model: lmstudio/a\n...\nmode: all", None),
+    ("description: Use when: a\nmodel: lmstudio/a", Some("lmstudio/a")),
+    ("description: Use when: a\n  b: c\nmodel: lmstudio/a", Some("lmstudio/a")),
+    ("description: Use when: a\n b\nmodel: lmstudio/a", None),
+    ("description: Use: <a>\"b\"\\nc: d</a>\nmodel: lmstudio/a", Some("lmstudio/a")),
+    ("description: Use: a\nown-key: b: c\nmodel: lmstudio/a", None),
+    ("description: \"Use\": a\nmodel: lmstudio/a", None),
+    ("description: [a\nmodel: lmstudio/a", None),
+    ("description: * a\nmodel: lmstudio/a", None),
+    ("description: - a\nmodel: lmstudio/a", None),
+    ("model: lmstudio/a: b", Some("lmstudio/a: b")),
+];
+
+/// All heads in one folder: the lines of their files end as those of `line_end` do.
+fn write_heads(home: &Path, line_end: &str) {
+    for (index, (head, _)) in HEADS.iter().enumerate() {
+        let path = home.join(format!("work/.opencode/mode/h{index}.md"));
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("a folder");
+        // Each has a body of its own: opencode reads the same text only once.
+        let text = format!("---\n{head}\n---\nBody {index}.\n").replace('\n', line_end);
+        fs::write(&path, text).expect("a file");
+        spare_install(home, &path);
+    }
+}
+
+/// Compares the models that were found for the heads, by the names of their modes.
+fn assert_models(found: impl Fn(&str) -> Option<String>, who: &str) {
+    let differences: Vec<String> = (HEADS.iter().enumerate())
+        .map(|(index, (head, wanted))| (head, wanted.map(str::to_owned), found(&format!("h{index}"))))
+        .filter(|(_, wanted, found)| wanted != found)
+        .map(|(head, wanted, found)| format!("{head:?}: {wanted:?} is wanted, {who} reads {found:?}"))
+        .collect();
+    assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), HEADS.len(), differences.join("\n"));
+}
+
+fn with_heads(line_end: &str, check: impl FnOnce(&Layout, &Path)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let home = folder.path().canonicalize().expect("a real path");
+    let layout = Layout { name: "heads", ..Layout::NONE };
+    fs::create_dir_all(home.join(layout.working)).expect("a folder");
+    write_heads(&home, line_end);
+    check(&layout, &home);
+}
+
+#[test]
+fn the_head_of_a_markdown_file_is_read_as_yaml() {
+    for line_end in ["\n", "\r\n"] {
+        with_heads(line_end, |layout, home| {
+            let ours = start(Path::new(env!("CARGO_BIN_EXE_lmswarm")), &["config", "roles", "--json"], layout, home);
+            let report: Value = serde_json::from_str(&ours.stdout).unwrap_or_else(|error| panic!("{error}: {ours:?}"));
+            let roles = report["roles"].as_array().unwrap_or_else(|| panic!("no list: {ours:?}"));
+            let of = |name: &str| roles.iter().find(|it| it["role"] == format!("agent:{name}"));
+            assert_models(|name| of(name)?["model"].as_str().map(str::to_owned), "lmswarm");
+        });
+    }
+}
+
+#[test]
+fn the_real_opencode_reads_a_head_as_we_expect() {
+    let Some(opencode) = crate::needs::opencode() else { return };
+    for line_end in ["\n", "\r\n"] {
+        with_heads(line_end, |layout, home| {
+            let theirs = start(&opencode, &["debug", "config"], layout, home);
+            let config: Value =
+                serde_json::from_str(&theirs.stdout).unwrap_or_else(|error| panic!("{error}: {theirs:?}"));
+            let found = |name: &str| {
+                let mode = config["agent"].get(name).filter(|mode| mode["disable"] != true)?;
+                mode["model"].as_str().map(str::to_owned)
+            };
+            assert_models(found, "opencode");
+        });
+    }
+}
 
 #[test]
 fn our_resolution_is_that_of_the_real_opencode() {
@@ -356,7 +557,7 @@ fn expected(config: &Value) -> Vec<String> {
             return Some(format!("{role} {model}"));
         }
         let entry = &provider_config["models"][key];
-        let wire = text(&entry["id"]).unwrap_or_else(|| key.to_owned());
+        let wire = text(&entry["id"]).filter(|id| !id.is_empty()).unwrap_or_else(|| key.to_owned());
         let urls = [&provider_config["options"]["baseURL"], &entry["provider"]["api"], &provider_config["api"]];
         let url = urls.into_iter().filter_map(text).find(|it| !it.is_empty());
         let url = url.unwrap_or_else(|| "http://127.0.0.1:1234/v1".to_owned());
@@ -377,6 +578,9 @@ fn expected(config: &Value) -> Vec<String> {
         if agent["disable"] != true {
             lines.extend(model_of(&format!("agent:{name}"), text(&agent["model"])));
         }
+    }
+    for (name, command) in config["command"].as_object().into_iter().flatten() {
+        lines.extend(model_of(&format!("command:{name}"), text(&command["model"])));
     }
     lines.sort();
     lines

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::callers::all_models;
-use crate::support::{LLAMA, Machine};
+use crate::support::{LLAMA, Machine, until};
 
 #[test]
 fn a_restart_in_the_middle_of_a_load_costs_one_more_load_and_no_failure() {
@@ -17,6 +17,26 @@ fn a_restart_in_the_middle_of_a_load_costs_one_more_load_and_no_failure() {
         let loaded = models.iter().filter(|it| it["action"] == "loaded").count();
         assert_eq!((loaded, machine.loads(LLAMA), machine.resident()), (1, 2, vec![LLAMA.to_owned()]), "{loader}");
     }
+}
+
+#[test]
+fn a_copy_that_comes_up_while_the_server_is_away_makes_way_for_the_second_load() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    let caller = machine.start(&[LLAMA, "--loader", "lms"]);
+    machine.wait_until_held();
+    machine.configure(json!({}));
+    machine.control("rest", json!({ "on": false }));
+    machine.control("evict", json!({ "identifier": LLAMA }));
+    machine.control("load", json!({ "key": LLAMA, "identifier": format!("{LLAMA}:2") }));
+    let state = machine.path(".cache/lmswarm");
+    until("the leader waits for the server", || {
+        let files = std::fs::read_dir(&state).expect("the state directory");
+        let texts = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+        texts.into_iter().any(|text| text.contains("waiting for the server"))
+    });
+    machine.control("rest", json!({ "on": true, "port": machine.rest_port }));
+    assert_eq!(caller.end().expect(0).model()["action"], "loaded");
+    assert_eq!(machine.resident(), [LLAMA]);
 }
 
 #[test]

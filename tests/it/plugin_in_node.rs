@@ -324,6 +324,23 @@ cat "$HOME/report"
 "#;
 
 #[test]
+fn an_empty_id_gates_the_model_that_is_meant() {
+    let driver = r#"
+        const hooks = await start({})
+        const model = { id: "meant", api: { id: "" } }
+        await hooks["chat.params"]({ model, provider: provider("http://127.0.0.1:9/v1") })
+        tell("done")
+    "#;
+    for (machine, mut command) in stage(driver) {
+        machine.write("report", &ready().to_string());
+        fake(&machine, "echo \"$*\" >>\"$HOME/calls\"\ncat \"$HOME/report\"\n");
+        assert_eq!(told(&mut command), "done");
+        let calls = fs::read_to_string(machine.path("calls")).expect("it was asked");
+        assert!(calls.contains("--key=meant "), "{calls}");
+    }
+}
+
+#[test]
 fn the_model_of_the_turn_comes_before_that_of_its_title() {
     // opencode asks for the title first, and for the turn seconds later.
     let title = r#"

@@ -134,6 +134,44 @@ fn the_plugin_is_not_written_through_a_link_that_was_planted_beside_it() {
 
 #[cfg(unix)]
 #[test]
+fn a_link_of_a_project_is_not_followed_out_of_it() {
+    use std::os::unix::fs::symlink;
+    let machine = Machine::bare();
+    let _ = hook(&machine, &[], &[]).expect(0);
+    let installed = fs::read_to_string(machine.path(GLOBAL)).unwrap();
+    fs::create_dir(machine.path("victim")).unwrap();
+    let project = machine.path("work/inner");
+    for (link, target) in [
+        (".opencode", "victim"),
+        (".opencode", ".config/opencode"),
+        (".opencode", "nowhere"),
+        (".opencode/plugin", "victim"),
+        (".opencode/plugins", ".config/opencode/plugin"),
+        (".opencode/plugin/lmswarm.js", GLOBAL),
+        (".opencode/plugins/lmswarm.js", "nowhere"),
+    ] {
+        let link = project.join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(machine.path(target), &link).unwrap();
+        for args in [&["--project"][..], &["--project", "--remove"]] {
+            let why = if target == "nowhere" { " cannot be followed: " } else { ", outside of the project " };
+            let run = hook(&machine, args, &[]).expect(78).says(&link.display().to_string()).says(why);
+            let _ = run.says("`lmswarm hook opencode`");
+        }
+        assert_eq!(fs::read_dir(machine.path("victim")).unwrap().count(), 0);
+        assert_eq!(fs::read_to_string(machine.path(GLOBAL)).unwrap(), installed);
+        fs::remove_file(&link).unwrap();
+        let _ = fs::remove_dir_all(project.join(".opencode"));
+    }
+    // One that stays in the project is followed.
+    fs::create_dir(project.join("config")).unwrap();
+    symlink("config", project.join(".opencode")).unwrap();
+    let _ = hook(&machine, &["--project"], &[]).expect(0).says("is installed");
+    assert_eq!(fs::read_to_string(project.join("config/plugin/lmswarm.js")).unwrap(), installed);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_plugin_that_is_a_link_of_the_users_stays_one() {
     let machine = Machine::bare();
     machine.write("dotfiles/lmswarm.js", "// Written by lmswarm 0.0.1 [19239db4754a52b4]; x\nold\n");

@@ -114,6 +114,20 @@ fn a_role_elsewhere_is_nothing_to_warm() {
     ensure(&machine, &["all"]).expect(0).says("pins no model on `lmstudio`: nothing to warm").json();
 }
 
+/// opencode starts with it, and sends an empty name.
+#[test]
+fn an_empty_id_is_a_warning() {
+    let machine = Machine::new();
+    let models = json!({ LLAMA: { "id": "" } });
+    let provider = json!({ "options": { "baseURL": machine.base_url() }, "models": models });
+    configure(&machine, json!({ "model": format!("lmstudio/{LLAMA}"), "provider": { "lmstudio": provider } }));
+    let ensured = ensure(&machine, &["main"]).expect(0).says("warning: main is lmstudio/").says("its `id` is empty (");
+    assert_eq!(entries(&ensured), [format!("main={LLAMA}")]);
+    assert_eq!(machine.resident(), [LLAMA]);
+    let roles = run(&mut command(&machine, &["config", "roles"])).expect(0).stdout;
+    assert!(roles.contains(&format!("key: {LLAMA} (from ")) && roles.contains("note: its `id` is empty"), "{roles}");
+}
+
 #[test]
 fn a_model_that_is_not_gated_and_should_be_is_a_warning() {
     let machine = Machine::new();

@@ -80,20 +80,24 @@ fn a_last_look_that_fails_is_no_proof_of_the_models_before() {
     assert_eq!(machine.resident(), [GEMMA]);
 }
 
-/// A call for LLAMA on one server, which is warm, and then for GEMMA on another one, whose load
-/// holds; and whatever happens to the first server meanwhile.
-fn while_another_server_loads(meanwhile: impl FnOnce(&Machine)) -> (Machine, Run) {
-    let first = Machine::new();
-    let second = Machine::with(json!({ "holdLoads": true }));
+/// A call for LLAMA on one server, and then for GEMMA on another one.
+fn start_on_both(first: &Machine, second: &Machine) -> Running {
     let provider = |machine: &Machine| json!({ "options": { "baseURL": machine.base_url() } });
-    let config = json!({ "provider": { "one": provider(&first), "two": provider(&second) } });
+    let config = json!({ "provider": { "one": provider(first), "two": provider(second) } });
     first.write(".config/opencode/opencode.json", &config.to_string());
-    first.preload(LLAMA);
     // Over REST, as the second server is not the one that the first machine's `lms` finds.
     let models = [&format!("one/{LLAMA}"), &format!("two/{GEMMA}")];
     let args = ["ensure", "--json", "--providers", "one,two", "--loader", "rest", models[0], models[1]];
-    let mut command = first.command(&args);
-    let caller = Running::start(command.env_remove("LMSWARM_BASE_URL"));
+    Running::start(first.command(&args).env_remove("LMSWARM_BASE_URL"))
+}
+
+/// Such a call where LLAMA is warm and GEMMA's load holds, and whatever happens to the first server
+/// meanwhile.
+fn while_another_server_loads(meanwhile: impl FnOnce(&Machine)) -> (Machine, Run) {
+    let first = Machine::new();
+    let second = Machine::with(json!({ "holdLoads": true }));
+    first.preload(LLAMA);
+    let caller = start_on_both(&first, &second);
     second.wait_until_held();
     meanwhile(&first);
     second.release();
@@ -126,4 +130,20 @@ fn a_model_that_left_its_server_while_another_one_loaded_and_cannot_come_back_is
     let (first, run) = while_another_server_loads(Machine::crash);
     assert_eq!(run.expect(3).json()["models"][1]["addressable"], true);
     drop(first);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_when_the_first_server_is_done_and_the_second_is_asked_first_ends_the_call() {
+    let first = Machine::new();
+    let second = Machine::new();
+    second.faults(json!([{ "on": "rest", "kind": "hold" }]));
+    let caller = start_on_both(&first, &second);
+    second.wait_for_event("fault");
+    // At once: here a warm call would not listen for signals yet.
+    caller.signal(rustix::process::Signal::TERM);
+    let report = caller.end().expect(143).json();
+    assert_eq!((&report["models"][0]["action"], &report["proceed"]), (&json!("loaded"), &json!(false)));
+    assert_eq!(report["models"][1]["category"], "interrupted");
+    assert_eq!(second.loads(GEMMA), 0);
 }

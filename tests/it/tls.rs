@@ -1,8 +1,9 @@
 //! Servers at an `https` address: whose certificates are accepted, and what is said of the others.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair, date_time_ymd};
@@ -174,6 +175,15 @@ fn what_is_wrong_with_a_trusted_certificate_is_named() {
 }
 
 #[test]
+fn a_server_that_does_not_own_the_key_of_its_certificate_is_refused() {
+    for is_ca in [AUTHORITY, IsCa::NoCa] {
+        let (certificate, _) = self_made(&["localhost"], |it| it.is_ca = is_ca);
+        let site = Site::of(&certificate, &KeyPair::generate().expect("a key"));
+        site.refuses(&certificate.pem(), "has a key that is too short (RSA needs 2048 bits), or is not the server's");
+    }
+}
+
+#[test]
 fn without_any_trusted_certificate_it_is_said_what_to_install() {
     let (certificate, key) = self_made(&["localhost"], |_| {});
     let site = Site::of(&certificate, &key);
@@ -244,6 +254,9 @@ fn what_openssl_makes_is_accepted_or_the_message_says_what_to_make_instead() {
         "-newkey rsa:2048 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE",
         "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -addext subjectAltName=DNS:localhost",
         "-newkey ed25519 -addext subjectAltName=DNS:localhost",
+        // Nobody relies on the signature of what is trusted by itself.
+        "-newkey rsa:2048 -sha1 -addext subjectAltName=DNS:localhost",
+        "-newkey rsa:2048 -sha1 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE",
     ] {
         let (site, pem) = make(&format!("{request} {more}"));
         site.accepts(&pem);
@@ -258,4 +271,31 @@ fn what_openssl_makes_is_accepted_or_the_message_says_what_to_make_instead() {
     let (shown, _) = after.split_once('`').expect("its end");
     let (site, pem) = make(shown);
     site.accepts(&pem);
+}
+
+#[test]
+fn a_kind_of_key_that_is_not_known_is_told_from_a_wrong_address() {
+    let Some(openssl) = needs::program("openssl") else { return };
+    let machine = Machine::bare();
+    let openssl = |args: &str| {
+        let mut command = Command::new(&openssl);
+        command.args(args.split_whitespace()).current_dir(machine.home()).stdin(Stdio::null());
+        command
+    };
+    let made = openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1 -nodes -days 30 -subj /CN=localhost -addext \
+         subjectAltName=DNS:localhost -keyout key.pem -out cert.pem",
+    );
+    assert!({ made }.output().expect("openssl starts").status.success());
+    // It chooses a port, and names it: `ACCEPT [::]:36789`.
+    let mut server = openssl("s_server -accept 0 -www -cert cert.pem -key key.pem");
+    let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("openssl starts");
+    let lines = BufReader::new(server.stdout.take().expect("a pipe")).lines();
+    let port = lines.map_while(Result::ok).find_map(|it| it.strip_prefix("ACCEPT")?.rsplit_once(':')?.1.parse().ok());
+    let port: u16 = port.expect("a port");
+    let mut command = machine.command(&["ensure", "--json", LLAMA, "--base-url"]);
+    command.arg(format!("https://localhost:{port}")).env("SSL_CERT_FILE", machine.path("cert.pem"));
+    let ended = run(&mut command);
+    server.kill().and_then(|()| server.wait()).expect("its end");
+    ended.expect(3).says("it takes no TLS version, cipher or signature that lmswarm offers").says("P-384").json();
 }

@@ -26,6 +26,24 @@ fn a_load_somebody_else_began_is_waited_for() {
 }
 
 #[test]
+fn a_server_that_is_unclear_for_a_moment_does_not_end_the_wait_for_a_load() {
+    let machine = Machine::with(json!({ "holdLoads": true }));
+    machine.control("load", json!({ "key": LLAMA, "takesTime": true }));
+    machine.wait_until_held();
+    let caller = machine.start(&[LLAMA]);
+    // Its first look and one of the leader's: it waits for the load.
+    machine.wait_for_requests(0, 6);
+    // More often than one look asks.
+    let times = 7;
+    let lists = ["GET /api/v1/models", "GET /api/v0/models"];
+    machine.faults(json!(lists.map(|on| json!({ "on": on, "kind": "garbage", "times": times }))));
+    until("a look that shows nothing", || machine.events("fault").len() == 2 * times);
+    machine.release();
+    assert_eq!(caller.end().expect(0).model()["action"], "waited");
+    assert_eq!(machine.loads(LLAMA), 0);
+}
+
+#[test]
 fn a_waiter_looks_once_before_and_once_after_its_wait() {
     let machine = Machine::with(json!({ "holdLoads": true }));
     let leader = machine.start(&[LLAMA]);

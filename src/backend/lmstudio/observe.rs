@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::LmStudio;
 use crate::backend::{Observation, is_settled};
-use crate::pure::backend::BackendKind;
 use crate::pure::http::{Reply, StatusClass, classify, describe};
 use crate::pure::lmstudio::rest::{is_greeting, read_lists};
 use crate::pure::outcome::failure::{Category, Failure};
@@ -57,7 +56,8 @@ impl LmStudio<'_> {
                 self.lacks_token.set(true);
                 self.observe_through_lms(self.token_missing(), cached).await
             }
-            Reading::Forbidden(said) => Ok(Observation::Blocked(context.forbidden(&said, BackendKind::LmStudio))),
+            // `lms` would speak of LM Studio itself, whatever this is.
+            Reading::Forbidden(said) => Ok(Observation::Blocked(context.forbidden(&said))),
             Reading::OtherProgram(said) => self.observe_stranger(said, cached).await,
             Reading::NotHttp(said) => {
                 let said = format!("it speaks no HTTP, but says \"{said}\"");
@@ -88,9 +88,7 @@ impl LmStudio<'_> {
             }
             Reply::Answer(answer) => match classify(answer.status) {
                 StatusClass::Other => answer,
-                StatusClass::Unauthorized => {
-                    return Ok(Observation::Blocked(context.forbidden(&describe(&answer), BackendKind::LmStudio)));
-                }
+                StatusClass::Unauthorized => return Ok(Observation::Blocked(context.forbidden(&describe(&answer)))),
                 StatusClass::RateLimited | StatusClass::Temporary => {
                     let why = format!("it answers with {}", describe(&answer));
                     return Ok(Observation::Blocked(context.unknown(&why)));

@@ -25,7 +25,7 @@ pub(super) async fn run(args: &HookOpencodeArgs, console: Console) -> Result<Exi
     if args.print {
         return print(plugin::text().trim_end());
     }
-    let folder = if args.project { project()?.join(".opencode") } else { global()? };
+    let folder = if args.project { project_folder()? } else { global()? };
     if args.remove {
         remove(&folder, console)?;
     } else {
@@ -161,9 +161,29 @@ fn global() -> Result<PathBuf, CommandError> {
     })
 }
 
-/// The top of the git work tree, else the working directory.
-fn project() -> Result<PathBuf, CommandError> {
+/// opencode's folder at the top of the git work tree, else in the working directory. The project
+/// may have put links there, and through none of them is anything written or removed elsewhere.
+fn project_folder() -> Result<PathBuf, CommandError> {
     let working = std::env::current_dir()
         .map_err(|error| CommandError::config(format!("the working directory cannot be found: {error}")))?;
-    Ok(repository::root(&working).unwrap_or(working))
+    let top = repository::root(&working).unwrap_or(working);
+    let folder = top.join(".opencode");
+    let files = places(&folder);
+    let folders = files.iter().filter_map(|file| file.parent());
+    for path in std::iter::once(folder.as_path()).chain(folders).chain(files.iter().map(PathBuf::as_path)) {
+        let shown = path.display();
+        let refused = |why: String| {
+            let hint = "put a folder in the place of the link, or install the plugin for all projects: `lmswarm hook opencode`";
+            CommandError::config(why).hinted(hint)
+        };
+        match files::outside(path, &top) {
+            Ok(None) => {}
+            Ok(Some(target)) => {
+                let (target, top) = (target.display(), top.display());
+                return Err(refused(format!("{shown} leads to {target}, outside of the project {top}")));
+            }
+            Err(error) => return Err(refused(format!("{shown} cannot be followed: {error}"))),
+        }
+    }
+    Ok(folder)
 }

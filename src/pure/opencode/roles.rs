@@ -47,7 +47,7 @@ pub struct RoleModel {
     pub model: String,
     /// `FILE:LINE` of the value.
     pub place: String,
-    /// What is sent as `model`, if that is another name, and `FILE:LINE` of it.
+    /// What is sent as `model`, if that is another name, and `FILE:LINE` of it. It may be empty.
     pub wire: Option<(String, String)>,
     /// Whether the configuration lists the model under its provider.
     pub is_listed: bool,
@@ -61,9 +61,16 @@ impl RoleModel {
         printable(&format!("{}/{}", self.provider, self.model))
     }
 
-    /// The name that goes over the wire.
+    /// The name that goes over the wire. Where that is empty, the server has to choose, and the
+    /// one to have at hand is that which the configuration means.
     pub fn key(&self) -> &str {
-        self.wire.as_ref().map_or(&self.model, |(id, _)| id)
+        self.wire.as_ref().map(|(id, _)| id).filter(|id| !id.is_empty()).unwrap_or(&self.model)
+    }
+
+    /// What is wrong with the name that goes over the wire, if anything.
+    pub fn flaw(&self) -> Option<String> {
+        let (_, place) = self.wire.as_ref().filter(|(id, _)| id.is_empty())?;
+        Some(format!("its `id` is empty ({place}), so that opencode names no model to the server; remove the `id`"))
     }
 }
 
@@ -374,6 +381,8 @@ mod tests {
         let small = found(&[model, listed], &Role::Small).unwrap();
         assert_eq!(small, ("lmstudio/s".into(), "wire/s".into(), "f1:1".into()));
         assert_eq!(reference(&[model, r#"{"small_model":"lmstudio/s"}"#], &Role::Small), "lmstudio/a");
+        let nameless = listed.replace("wire/s", "");
+        assert_eq!(found(&[&nameless], &Role::Small), Ok(("lmstudio/s".into(), "s".into(), "f0:1".into())));
         assert_eq!(reference(&[model, listed, r#"{"small_model":"lmstudio/s#low"}"#], &Role::Small), "lmstudio/a");
         assert_eq!(reference(&[model, r#"{"small_model":"openai/gpt-5"}"#], &Role::Small), "openai/gpt-5");
         let title = r#"{"agent":{"title":{"model":"lmstudio/t"}}}"#;

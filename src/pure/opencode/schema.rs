@@ -100,7 +100,14 @@ const PROVIDER: Shape = Shape::Object(&[
     ("models", Shape::Named(&MODEL)),
 ]);
 
-const COMMAND: Shape = Shape::Object(&[("template", Shape::Text), ("model", Shape::Text)]);
+const COMMAND: Shape = Shape::Object(&[
+    ("template", Shape::Text),
+    ("description", Shape::Text),
+    ("agent", Shape::Text),
+    ("model", Shape::Text),
+    ("variant", Shape::Text),
+    ("subtask", Shape::Boolean),
+]);
 
 const CONFIG: Shape = Shape::Object(&[
     ("$schema", Shape::Text),
@@ -135,6 +142,14 @@ pub fn check(config: &Json) -> Result<(), (Vec<&str>, String)> {
 /// As [`check`].
 pub fn check_agent(agent: &Json) -> Result<(), (Vec<&str>, String)> {
     AGENT.check(agent, &[])
+}
+
+/// Checks a command that a Markdown file describes.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_command(command: &Json) -> Result<(), (Vec<&str>, String)> {
+    COMMAND.check(command, &[])
 }
 
 impl Shape {

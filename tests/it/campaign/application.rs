@@ -22,6 +22,11 @@ impl Application<'_> {
         self.ask("GET", "state", &json!({})).unwrap_or_default()
     }
 
+    /// Whether one answers.
+    pub fn is_there(&self) -> bool {
+        self.state().is_object()
+    }
+
     pub fn control(&self, verb: &str, body: &Value) -> Option<Value> {
         self.ask("POST", verb, body)
     }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::check::{Caller, SIGNAL_BOUND, Sent, bound};
 use super::clock::now;
-use super::plan::{Plan, TOKEN, Whom};
+use super::plan::{Blow, Plan, TOKEN, Whom};
 use crate::support::Machine;
 
 pub const TICK: Duration = Duration::from_millis(4);
@@ -41,8 +42,8 @@ pub struct Order {
 
 struct Actor {
     caller: Caller,
-    /// Until it has ended.
-    child: Option<Process>,
+    /// Until it has ended, with what it says.
+    child: Option<(Process, [JoinHandle<String>; 2])>,
 }
 
 /// A caller that is stopped.
@@ -94,7 +95,8 @@ impl<'a> Callers<'a> {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = now();
-        let child = command.spawn().expect("lmswarm starts");
+        let mut child = command.spawn().expect("lmswarm starts");
+        let says = [read(child.stdout.take().expect("a pipe")), read(child.stderr.take().expect("a pipe"))];
         let caller = Caller {
             pid: child.id(),
             keys: order.keys,
@@ -111,14 +113,19 @@ impl<'a> Callers<'a> {
             stdout: String::new(),
             stderr: String::new(),
         };
-        self.actors.push(Actor { caller, child: Some(Process(child)) });
+        self.actors.push(Actor { caller, child: Some((Process(child), says)) });
     }
 
     /// The caller that leads, by the words in the lock file, if it has not ended.
     pub fn leader(&self, lock: &Path) -> Option<u32> {
         let words: Value = serde_json::from_slice(&fs::read(lock).ok()?).ok()?;
         let pid = u32::try_from(words["pid"].as_u64()?).ok()?;
-        self.actors.iter().any(|it| it.child.is_some() && it.caller.pid == pid).then_some(pid)
+        self.runs(pid).then_some(pid)
+    }
+
+    /// Whether this caller has not ended.
+    pub fn runs(&self, pid: u32) -> bool {
+        self.actors.iter().any(|it| it.child.is_some() && it.caller.pid == pid)
     }
 
     /// One of the callers that run. If none leads, any does for the leader.
@@ -136,13 +143,14 @@ impl<'a> Callers<'a> {
     }
 
     pub fn signal(&mut self, lock: &Path, whom: Whom, number: usize, sent: Sent) {
-        let Some(place) = self.choose(lock, whom, number) else { return };
-        // A program that was told to ignore SIGINT goes on doing so, and so would ours.
-        let sent = if sent == Sent::Interrupt && ignores_interrupts() { Sent::Terminate } else { sent };
-        self.send(place, sent);
+        if let Some(place) = self.choose(lock, whom, number) {
+            self.send(place, sent);
+        }
     }
 
     fn send(&mut self, place: usize, sent: Sent) {
+        // A program that was told to ignore SIGINT goes on doing so, and so would ours.
+        let sent = if sent == Sent::Interrupt && ignores_interrupts() { Sent::Terminate } else { sent };
         let signal = match sent {
             Sent::Kill => Signal::KILL,
             Sent::Terminate => Signal::TERM,
@@ -165,10 +173,20 @@ impl<'a> Callers<'a> {
         self.stopped.push(Stopped { place, since, until: since + time, is_frozen: false });
     }
 
-    /// Stops this one, if it has not ended, until every other one has.
-    pub fn freeze(&mut self, pid: u32) {
+    /// Strikes this one, if it has not ended.
+    pub fn strike(&mut self, pid: u32, blow: Blow) {
         let runs = |it: &Actor| it.child.is_some() && it.caller.pid == pid;
         let Some(place) = self.actors.iter().position(runs) else { return };
+        match blow {
+            Blow::Kill => self.send(place, Sent::Kill),
+            Blow::Terminate => self.send(place, Sent::Terminate),
+            Blow::Interrupt => self.send(place, Sent::Interrupt),
+            Blow::Freeze => self.freeze(place),
+        }
+    }
+
+    /// Stops it until every other one has ended.
+    fn freeze(&mut self, place: usize) {
         self.send(place, Sent::Stop);
         self.actors[place].caller.frozen = Some(now());
         let since = Instant::now();
@@ -183,21 +201,14 @@ impl<'a> Callers<'a> {
         let are_others_done = is_all && !self.actors.iter().enumerate().any(runs);
         self.resume(|it| it.until <= now_instant || (it.is_frozen && are_others_done));
         for actor in &mut self.actors {
-            let Some(Process(child)) = &mut actor.child else { continue };
+            let Some((Process(child), _)) = &mut actor.child else { continue };
             let Some(status) = child.try_wait().expect("a state") else { continue };
             let caller = &mut actor.caller;
             caller.exit = now();
             caller.by_signal = status.signal().is_some();
             caller.code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-            // All it wrote is in the pipes, which no other process holds.
-            let read = |pipe: Option<&mut dyn Read>| {
-                let mut bytes = Vec::new();
-                let _ = pipe.map(|it| it.read_to_end(&mut bytes));
-                String::from_utf8_lossy(&bytes).into_owned()
-            };
-            caller.stdout = read(child.stdout.as_mut().map(|it| it as _));
-            caller.stderr = read(child.stderr.as_mut().map(|it| it as _));
-            actor.child = None;
+            let (_, says) = actor.child.take().expect("it is there");
+            [caller.stdout, caller.stderr] = says.map(|it| it.join().expect("no panic while it is read"));
         }
     }
 
@@ -280,6 +291,15 @@ fn arguments(plan: &Plan, order: &Order) -> Vec<String> {
         args.push("--evict-on-pressure".to_owned());
     }
     args
+}
+
+/// Reads all that a caller writes: a pipe that is full would stop it.
+fn read(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// An error means that it is gone.

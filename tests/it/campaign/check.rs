@@ -16,6 +16,8 @@ const ANSWER: u64 = 300;
 pub const SLACK: u64 = 1000;
 /// How long a child that was asked to stop may take: the gate's own grace.
 const GRACE: u64 = 5000;
+/// How long a caller may take where nothing is in its way for long.
+const CALM_BOUND: u64 = 120_000;
 /// What scheduling may add to any limit.
 pub const LATE: u64 = 4000;
 /// How long a leader that shows no life, or a process that leads nothing, may keep a caller from going on.
@@ -112,6 +114,10 @@ impl Verdict {
 pub fn bound(plan: &Plan, keys: usize, timeout: Option<u64>) -> u64 {
     if let Some(timeout) = timeout {
         return timeout + GRACE + LATE;
+    }
+    // Its limits are far away there, and nothing takes as long.
+    if plan.mood != Mood::Wild {
+        return CALM_BOUND;
     }
     let limits = plan.limits;
     // Its turn, then the start; what is under way, the load, what beats it, the proof.

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use serde_json::json;
 
 use super::faults::fault;
-use super::plan::{Disk, Instead, Limits, LmsProgram, Moment, Mood, Plan, Step, TOKEN, Whom};
+use super::plan::{Blow, Disk, Instead, Limits, LmsProgram, Moment, Mood, Plan, Step, TOKEN, Whom};
 use crate::support::{GEMMA, LLAMA, QWEN};
 
 /// How far clocks jump, in milliseconds.
@@ -16,10 +16,10 @@ impl Plan {
         let mut rng = Rng::with_seed(seed);
         let rng = &mut rng;
         match rng.u32(0..24) {
-            0..6 => calm(seed, rng),
-            6 => frozen(seed, rng),
+            0..5 => calm(seed, rng),
+            5 | 6 => frozen(seed, rng),
             7 | 8 => restarted(seed, rng),
-            9 | 10 => failing(seed, rng),
+            9..12 => failing(seed, rng),
             _ => wild(seed, rng),
         }
     }
@@ -44,9 +44,13 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         let keys = if one_in(rng, 6) { vec![LLAMA, GEMMA] } else { vec![LLAMA] };
         steps.push((rng.u64(0..latest), start(keys)));
     }
-    for _ in 0..rng.u32(0..4) {
+    for _ in 0..rng.u32(0..3) {
         let end = if rng.bool() { end(rng, Whom::Leader, 0) } else { end_somebody(rng) };
         steps.push((rng.u64(20..900), end));
+    }
+    for _ in 0..rng.u32(0..3) {
+        let blow = pick(rng, &[Blow::Kill, Blow::Kill, Blow::Terminate, Blow::Interrupt]);
+        steps.push((rng.u64(0..900), Step::Strike(blow, Moment::Loads, rng.u64(0..300))));
     }
     if one_in(rng, 3) {
         // So that it is there before a caller can look.
@@ -58,8 +62,8 @@ fn calm(seed: u64, rng: &mut Rng) -> Plan {
         let begins = if rng.bool() { 0 } else { rng.u64(0..600) };
         steps.push((begins, Step::SharedLock(ms)));
     }
-    for _ in 0..rng.u32(0..3) {
-        steps.push((rng.u64(0..900), Step::MoveClock(pick(rng, &JUMPS))));
+    for _ in 0..rng.u32(0..5) {
+        steps.push((rng.u64(0..1200), Step::MoveClock(pick(rng, &JUMPS))));
     }
     let is_there = one_in(rng, 4);
     if is_there || one_in(rng, 3) {
@@ -105,9 +109,9 @@ fn frozen(seed: u64, rng: &mut Rng) -> Plan {
         // it loads anything. It is stopped while it hangs, or the hang would strike another caller.
         plan.config = json!({ "restVersion": "v0", "loadMs": 200 });
         plan.steps.push((0, Step::Faults(json!([{ "on": "lms ls", "kind": "hang", "times": 1 }]))));
-        Step::Freeze(Moment::Lists, rng.u64(0..700))
+        Step::Strike(Blow::Freeze, Moment::Lists, rng.u64(0..700))
     } else {
-        Step::Freeze(pick(rng, &[Moment::Leads, Moment::Loads]), rng.u64(0..700))
+        Step::Strike(Blow::Freeze, pick(rng, &[Moment::Leads, Moment::Loads]), rng.u64(0..700))
     };
     plan.steps.push((0, freeze));
     plan.steps.sort_by_key(|(at, _)| *at);
@@ -136,24 +140,29 @@ fn failing(seed: u64, rng: &mut Rng) -> Plan {
     plan.is_patient = true;
     plan.preload = Vec::new();
     plan.server_on = true;
-    // As long as the load took, and at least for two seconds, its failure is told again.
-    let load_ms = if one_in(rng, 4) { 3500 } else { rng.u64(100..1000) };
-    plan.config = json!({ "loadMs": load_ms });
     let (on, kind) = pick(rng, &[("load", "crash"), ("load", "crash"), ("load", "refuse"), ("lms load", "fail")]);
+    let load_ms = if rng.bool() { 9000 } else { rng.u64(100..1000) };
+    plan.config = json!({ "loadMs": load_ms });
     plan.steps = vec![(0, Step::Faults(json!([{ "on": on, "kind": kind }])))];
     plan.steps.extend((0..rng.u32(3..8)).map(|_| (rng.u64(0..400), start(vec![LLAMA]))));
     if one_in(rng, 3) {
         plan.steps.push((rng.u64(20..400), end(rng, Whom::Leader, 0)));
     }
-    for _ in 0..rng.u32(0..3) {
-        plan.steps.push((rng.u64(0..1500), Step::MoveClock(pick(rng, &JUMPS))));
+    // A crash comes after a third of the load, and a failure is believed a little later. It is told again as long as that
+    // took, and at least for two seconds.
+    let took = 1700 + if kind == "crash" { load_ms / 3 } else { 0 };
+    let found = 200 + took;
+    let over = found + took.max(2000);
+    if rng.bool() {
+        plan.steps.push((found + rng.u64(0..1000), Step::MoveClock(pick(rng, &JUMPS))));
     }
     if one_in(rng, 3) {
-        plan.steps.push((rng.u64(0..1500), Step::Restart { after: rng.u64(0..1000), down: pick(rng, &[0, 200]) }));
+        let at = if rng.bool() { rng.u64(0..found) } else { found };
+        plan.steps.push((at, Step::Restart { after: rng.u64(0..1000), down: pick(rng, &[0, 200]) }));
     }
     // Those who come soon are told, and those who come late try once more.
-    plan.steps.extend((0..rng.u32(1..3)).map(|_| (rng.u64(1000..3500), start(vec![LLAMA]))));
-    plan.steps.extend((0..rng.u32(1..3)).map(|_| (rng.u64(6000..8000), start(vec![LLAMA]))));
+    plan.steps.extend((0..rng.u32(2..6)).map(|_| (rng.u64(500..over), start(vec![LLAMA]))));
+    plan.steps.extend((0..rng.u32(1..3)).map(|_| (over + rng.u64(2500..4500), start(vec![LLAMA]))));
     plan.steps.sort_by_key(|(at, _)| *at);
     plan
 }

@@ -44,6 +44,16 @@ pub enum Whom {
     Anybody,
 }
 
+/// What a leader is struck with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    Kill,
+    Terminate,
+    Interrupt,
+    /// It is stopped until every other caller has ended, or for longer than it may keep one.
+    Freeze,
+}
+
 /// A moment of a leader's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -81,9 +91,8 @@ pub enum Step {
     Interrupt(Whom, usize),
     /// For so many milliseconds.
     Stop(Whom, usize, u64),
-    /// Stops the leader until every other caller has ended, or for longer than it may keep one: so many milliseconds
-    /// after this moment of its work.
-    Freeze(Moment, u64),
+    /// Strikes a leader so many milliseconds after this moment of its work.
+    Strike(Blow, Moment, u64),
     /// By the application, whatever it is doing.
     Evict(usize),
     /// At the application's window. A copy takes the name `KEY:2`.
@@ -232,7 +241,8 @@ impl Plan {
 
     /// Whether callers may work without the leader's lock, or with locks of their own.
     pub fn may_lose_lock(&self) -> bool {
-        let goes_on = |step: &Step| matches!(step, Step::Lock(_) | Step::SharedLock(_) | Step::Freeze(..));
+        let goes_on =
+            |step: &Step| matches!(step, Step::Lock(_) | Step::SharedLock(_) | Step::Strike(Blow::Freeze, ..));
         self.may_lose_state() || self.does(goes_on)
     }
 

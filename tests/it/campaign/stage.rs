@@ -16,7 +16,7 @@ use super::application::Application;
 use super::callers::{Callers, Order, Process, TICK, is_alive, raise};
 use super::check::{Facts, Sent};
 use super::history::{Call, History};
-use super::plan::{Disk, LmsProgram, Moment, Plan, Step};
+use super::plan::{Blow, Disk, LmsProgram, Moment, Plan, Step};
 use super::ruin;
 use crate::support::Machine;
 
@@ -24,7 +24,10 @@ use crate::support::Machine;
 const SETTLES: Duration = Duration::from_secs(3);
 /// Longest wait for a load that a restart is to strike.
 const LOADS: Duration = Duration::from_secs(1);
-/// Longest wait for the moment at which a leader is to be stopped.
+/// How often an application that was started is looked after, and the pause between.
+const STARTS: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(60);
+/// Longest wait for the moment after which a leader is to be struck.
 const COMES: Duration = Duration::from_secs(5);
 
 /// Plays a round.
@@ -69,14 +72,17 @@ enum Restart {
     Set(Instant, Duration),
     /// It is down, until then.
     Down(Instant),
+    /// It is started once more in a moment: where the old one is not quite gone, the new one takes it for running and
+    /// ends.
+    Again(Instant),
 }
 
-/// A stop of the leader.
-enum Freeze {
+/// A blow for a leader.
+enum Strike {
     /// So long after this moment of its work, which comes by then or not at all.
-    Due { latest: Instant, moment: Moment, after: Duration },
-    /// This caller is stopped then.
-    Set(Instant, u32),
+    Due { blow: Blow, latest: Instant, moment: Moment, after: Duration },
+    /// This caller is struck then.
+    Set(Blow, Instant, u32),
 }
 
 struct Stage<'a> {
@@ -95,7 +101,7 @@ struct Stage<'a> {
     /// Requests that run; whose connection is closed is cancelled.
     chats: Vec<TcpStream>,
     restarts: Vec<Restart>,
-    freezes: Vec<Freeze>,
+    strikes: Vec<Strike>,
     /// Locks of the lock file and the ends of their time. Those without a file are to be had yet.
     holders: Vec<(Option<fs::File>, Duration, Instant)>,
 }
@@ -137,7 +143,7 @@ impl<'a> Stage<'a> {
             lock,
             chats: Vec::new(),
             restarts: Vec::new(),
-            freezes: Vec::new(),
+            strikes: Vec::new(),
             holders: Vec::new(),
         }
     }
@@ -162,9 +168,9 @@ impl<'a> Stage<'a> {
             Step::Stop(whom, number, ms) => {
                 self.callers.stop(&self.lock, *whom, *number, Duration::from_millis(*ms));
             }
-            Step::Freeze(moment, after) => {
-                let latest = Instant::now() + COMES;
-                self.freezes.push(Freeze::Due { latest, moment: *moment, after: Duration::from_millis(*after) });
+            Step::Strike(blow, moment, after) => {
+                let (latest, after) = (Instant::now() + COMES, Duration::from_millis(*after));
+                self.strikes.push(Strike::Due { blow: *blow, latest, moment: *moment, after });
             }
             Step::Evict(number) => {
                 if let Some(name) = application.some_instance(*number) {
@@ -216,7 +222,7 @@ impl<'a> Stage<'a> {
 
     /// Whether something goes on that must come to its end before the round calms down.
     fn is_at_it(&self) -> bool {
-        let is_idle = self.restarts.is_empty() && self.freezes.is_empty() && self.holders.is_empty();
+        let is_idle = self.restarts.is_empty() && self.strikes.is_empty() && self.holders.is_empty();
         self.callers.has_stopped() || !is_idle
     }
 
@@ -232,19 +238,27 @@ impl<'a> Stage<'a> {
                     self.application().control("crash", &json!({}));
                     self.restarts.push(Restart::Down(now + down));
                 }
-                Restart::Down(until) if now >= until => self.started.push(self.application().start()),
+                Restart::Down(until) if now >= until => {
+                    self.started.push(self.application().start());
+                    self.restarts.extend((1..=STARTS).map(|it| Restart::Again(now + AGAIN * it)));
+                }
+                Restart::Again(at) if now >= at => {
+                    if !self.application().is_there() {
+                        self.started.push(self.application().start());
+                    }
+                }
                 waits => self.restarts.push(waits),
             }
         }
-        for freeze in std::mem::take(&mut self.freezes) {
-            match freeze {
-                Freeze::Due { latest, moment, after } => match self.leader_at(moment) {
-                    Some(pid) => self.freezes.push(Freeze::Set(now + after, pid)),
-                    None if now < latest => self.freezes.push(freeze),
+        for strike in std::mem::take(&mut self.strikes) {
+            match strike {
+                Strike::Due { blow, latest, moment, after } => match self.leader_at(moment) {
+                    Some(pid) => self.strikes.push(Strike::Set(blow, now + after, pid)),
+                    None if now < latest => self.strikes.push(strike),
                     None => {}
                 },
-                Freeze::Set(at, pid) if now >= at => self.callers.freeze(pid),
-                Freeze::Set(..) => self.freezes.push(freeze),
+                Strike::Set(blow, at, pid) if now >= at => self.callers.strike(pid, blow),
+                Strike::Set(..) => self.strikes.push(strike),
             }
         }
         for (file, time, until) in &mut self.holders {
@@ -324,9 +338,10 @@ impl<'a> Stage<'a> {
             Moment::Lists => call.argv.first().is_some_and(|it| it == "ls"),
             Moment::Loads => call.loads().is_some(),
         };
+        let is_led = |call: &Call| is_it(call) && self.callers.runs(call.parent);
         match moment {
             Moment::Leads => self.callers.leader(&self.lock),
-            Moment::Lists | Moment::Loads => self.open_calls().iter().find(|it| is_it(it)).map(|it| it.parent),
+            Moment::Lists | Moment::Loads => self.open_calls().iter().find(|it| is_led(it)).map(|it| it.parent),
         }
     }
 
