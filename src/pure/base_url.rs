@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use url::{Host, Url, form_urlencoded};
+use url::{Host, Url};
 
 use crate::pure::fnv::fnv1a;
 use crate::pure::text::excerpt;
@@ -173,10 +173,12 @@ impl BaseUrl {
     }
 }
 
-/// A text as a value of a query.
+/// A text as a value of a query, or as one part of a path.
 pub fn escaped(text: &str) -> String {
-    // A plus means a blank to some servers alone.
-    form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 /// The longest name that [`file_name`] makes: two of them and an ending fit into the 255

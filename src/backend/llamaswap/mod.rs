@@ -8,9 +8,10 @@ mod observe;
 use std::cell::RefCell;
 
 use super::Context;
+use crate::pure::base_url::escaped;
 use crate::pure::config::{Config, Device};
 use crate::pure::llamaswap::lists::{Lists, Route};
-use crate::pure::llamaswap::reply::{escaped, in_path};
+use crate::pure::llamaswap::reply::in_path;
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
 use crate::pure::residency::Downloaded;

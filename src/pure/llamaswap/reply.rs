@@ -4,6 +4,7 @@
 
 use serde_json::Value as Json;
 
+use crate::pure::base_url::escaped;
 use crate::pure::http::{Answer, Reply, describe};
 use crate::pure::text::{excerpt, excerpt_of_end, without_secrets};
 
@@ -174,14 +175,6 @@ pub fn in_path(name: &str) -> Option<String> {
         return None;
     }
     Some(name.split('/').map(escaped).collect::<Vec<_>>().join("/"))
-}
-
-/// A name in a query.
-pub fn escaped(name: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes()
-        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 #[cfg(test)]
