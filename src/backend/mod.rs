@@ -328,7 +328,8 @@ impl<'a> Backend<'a> {
     ) -> Result<LoadTarget, Failure> {
         match self {
             Self::LmStudio(it) => it.load_target(request, found, models).await,
-            Self::LlamaSwap(_) | Self::LlamaCpp(_) => Ok(LoadTarget::of(found)),
+            Self::LlamaSwap(it) => it.load_target(found).await,
+            Self::LlamaCpp(_) => Ok(LoadTarget::of(found)),
         }
     }
 

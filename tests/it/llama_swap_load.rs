@@ -182,3 +182,13 @@ fn a_server_that_dies_in_the_middle_of_a_load_is_waited_for_and_loads_once_more(
     caller.end().expect(0);
     assert_eq!((swap.loads("coder"), swap.running()), (2, vec!["coder".to_owned()]));
 }
+
+#[test]
+fn a_release_that_is_too_old_is_loaded_with_a_warning() {
+    for (version, warns) in [("v150", "older than v173"), ("v180", "is v180"), ("v217", "")] {
+        let swap = LlamaSwap::with(json!({ "models": { "coder": {} } }), json!({ "version": version }));
+        let warnings = swap.machine().ensure(&["coder"]).expect(0).model()["warnings"].to_string();
+        assert_eq!(warnings != "[]", !warns.is_empty(), "{warnings}");
+        assert!(warnings.contains(warns), "{warnings}");
+    }
+}

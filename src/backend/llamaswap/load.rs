@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{LlamaSwap, Way};
-use crate::backend::{Backoff, LoadResult};
+use crate::backend::{Backoff, LoadResult, LoadTarget};
 use crate::pure::backend::BackendKind;
 use crate::pure::http::{Answer, Reply, describe};
 use crate::pure::llamaswap::lists::State;
-use crate::pure::llamaswap::reply::{LoadReply, in_path, read_load_reply, reason_in_log};
+use crate::pure::llamaswap::reply::{LoadReply, OLDEST, in_path, read_load_reply, reason_in_log, release};
 use crate::pure::load::ModelRequest;
 use crate::pure::outcome::failure::{Category, Failure};
-use crate::pure::residency::Reading;
+use crate::pure::residency::{Downloaded, Reading};
 use crate::pure::text::{duration, listed};
 use crate::sys::operation::Operation;
 
@@ -39,6 +39,16 @@ enum Attempt {
 }
 
 impl LlamaSwap<'_> {
+    /// Leaves nothing to choose, and warns of a release that is too old.
+    pub(crate) async fn load_target(&self, found: &Downloaded) -> Result<LoadTarget, Failure> {
+        let reply = self.context.unless_stopped(self.context.server.get("api/version")).await?;
+        let warning = release(&reply).filter(|number| *number < OLDEST).map(|number| {
+            let which = if number == 0 { "older than v173".to_owned() } else { format!("v{number}") };
+            format!("this llama-swap is {which}, and v{OLDEST} is the oldest that lmswarm supports: update it")
+        });
+        Ok(LoadTarget { warning, ..LoadTarget::of(found) })
+    }
+
     /// Loads by one request, which stays until it is answered: where every client has hung up, a
     /// model with a time to live is stopped as soon as it is ready.
     pub(crate) async fn load(

@@ -124,6 +124,21 @@ fn words(answer: &Answer) -> String {
     message.unwrap_or_else(|| body.into_owned())
 }
 
+/// The oldest release that is supported, of January 2026.
+pub const OLDEST: u32 = 186;
+
+/// The release, as `GET /api/version` tells it; 0 for one that has no such path (before v173). A
+/// build of somebody's own may not tell.
+pub fn release(reply: &Reply) -> Option<u32> {
+    let Reply::Answer(answer) = reply else { return None };
+    if answer.status == 404 {
+        return Some(0);
+    }
+    let version = serde_json::from_slice::<Json>(&answer.body).ok()?;
+    let text = version["version"].as_str()?.strip_prefix('v')?;
+    text.split(|it: char| !it.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// Why a start failed, as the model's own output tells it; the newest that looks like a reason.
 pub fn reason_in_log(log: &str) -> Option<String> {
     const SIGNS: [&str; 9] =
@@ -270,6 +285,19 @@ mod tests {
             ("failed: Authorization: Bearer abcdef\n", Some("failed: Authorization: Bearer …")),
         ] {
             assert_eq!(reason_in_log(log).as_deref(), wanted, "{log}");
+        }
+    }
+
+    #[test]
+    fn a_release_is_read_where_it_is_told() {
+        for (status, body, wanted) in [
+            (200, r#"{"build_date":"unknown","commit":"636b53e7","version":"v217"}"#, Some(217)),
+            (200, r#"{"version":"v250-5-g0bdb3720"}"#, Some(250)),
+            (200, r#"{"version":"0"}"#, None),
+            (404, "", Some(0)),
+            (401, "{}", None),
+        ] {
+            assert_eq!(release(&answer(status, body)), wanted, "{body}");
         }
     }
 
