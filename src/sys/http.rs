@@ -269,7 +269,14 @@ impl Server {
                 }
             }
         }
-        if error.is_connect() { Reply::Unreachable(ConnectError::Other(why())) } else { Reply::Broken(why()) }
+        // A server that goes away resets the connections that it has not taken yet: the next one
+        // tells more.
+        let was_going = !self.base.is_https() && has_io_cause(error, |io| io.kind() == io::ErrorKind::ConnectionReset);
+        if error.is_connect() && !was_going {
+            Reply::Unreachable(ConnectError::Other(why()))
+        } else {
+            Reply::Broken(why())
+        }
     }
 
     /// What a plain request without a token is answered with first, if anything.

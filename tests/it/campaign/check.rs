@@ -204,7 +204,8 @@ impl Facts {
     pub fn is_locked(&self, life: &Life, until: u64) -> bool {
         let hides_load = |it: &serde_json::Value| matches!(it["on"].as_str(), Some("rest" | LOAD));
         match life.by.as_str() {
-            _ if self.plan.may_lose_state() => false,
+            // Of files that it must refuse a caller knows nothing.
+            _ if self.plan.may_lose_state() || self.plan.may_refuse() => false,
             // The kernel tells as long as `lms` runs, whichever process ordered it.
             "lms" => self.call_of(life).is_some_and(|call| call.ran(life.began, until)),
             // A load whose answer does not come through is taken for ended.
