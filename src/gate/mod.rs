@@ -205,12 +205,15 @@ impl<'a> Gate<'a> {
 
     /// Another program than the one that was asked, if that is what answers.
     async fn other_program(&self, reading: &Result<Reading, Failure>) -> Option<BackendKind> {
-        if self.call.config.backend.is_some()
-            || !matches!(reading, Ok(Reading::OtherProgram(_) | Reading::Forbidden(_) | Reading::Unclear(_)))
-        {
+        let (None, Ok(Reading::OtherProgram(said) | Reading::Forbidden(said) | Reading::Unclear(said))) =
+            (self.call.config.backend, reading)
+        else {
             return None;
-        }
-        let found = identify(self.context).await.ok()??;
+        };
+        let found = match BackendKind::named_in(said) {
+            Some(found) => found,
+            None => identify(self.context).await.ok()??,
+        };
         tracing::debug!("{} is {}", self.context.base(), found.name());
         (found != self.backend.kind()).then_some(found)
     }

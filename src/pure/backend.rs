@@ -42,6 +42,15 @@ impl BackendKind {
         }
     }
 
+    /// The one that names itself in an answer, as [`describe`] puts that: llama-server alone does, in
+    /// its `Server` header. A reverse proxy may drop it.
+    ///
+    /// [`describe`]: crate::pure::http::describe
+    pub fn named_in(answer: &str) -> Option<Self> {
+        let (head, _) = answer.split_once(": \"")?;
+        head.split(", ").any(|part| part == "llama.cpp").then_some(Self::LlamaCpp)
+    }
+
     /// The one of this word.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|it| it.word() == word)
@@ -109,6 +118,18 @@ mod tests {
             signature: signature.to_owned(),
             body: body.as_bytes().to_vec(),
         })
+    }
+
+    #[test]
+    fn llama_server_names_itself() {
+        for (answer, wanted) in [
+            ("status 404, llama.cpp, application/json: \"{}\"", Some(BackendKind::LlamaCpp)),
+            ("it answers with status 503, llama.cpp: \"{}\"", Some(BackendKind::LlamaCpp)),
+            ("status 404, nginx, text/html: \"a, llama.cpp, b\"", None),
+            ("it does not answer in time", None),
+        ] {
+            assert_eq!(BackendKind::named_in(answer), wanted, "{answer}");
+        }
     }
 
     #[test]

@@ -134,13 +134,14 @@ fn a_model_that_left_its_server_while_another_one_loaded_and_cannot_come_back_is
 
 #[cfg(unix)]
 #[test]
-fn a_signal_when_the_first_server_is_done_and_the_second_is_asked_first_ends_the_call() {
-    let first = Machine::new();
+fn a_signal_when_the_first_server_is_done_and_the_second_is_asked_again_ends_the_call() {
+    let first = Machine::with(json!({ "holdLoads": true }));
     let second = Machine::new();
-    second.faults(json!([{ "on": "rest", "kind": "hold" }]));
     let caller = start_on_both(&first, &second);
+    first.wait_until_held();
+    second.faults(json!([{ "on": "rest", "kind": "hold" }]));
+    first.release();
     second.wait_for_event("fault");
-    // At once: here a warm call would not listen for signals yet.
     caller.signal(rustix::process::Signal::TERM);
     let report = caller.end().expect(143).json();
     assert_eq!((&report["models"][0]["action"], &report["proceed"]), (&json!("loaded"), &json!(false)));
