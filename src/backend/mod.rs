@@ -14,7 +14,7 @@
 //! | `load_target` | key, variant, machine (LM Link) | id behind an alias | the preset |
 //! | `load` | `lms load`, else `POST /api/v1/models/load` | `GET /upstream/ID/health` | `POST /models/load`, then poll |
 //! | `unload` | `lms unload`, else REST | `POST /api/models/unload/ID` | `POST /models/unload` |
-//! | `activity` | `lms ps` | its events, where it has them | `/slots` of each model |
+//! | `activity` | `lms ps` | not told | `/slots` of each model |
 //! | `estimate` | `lms load --estimate-only` | none | none |
 //! | `start` | `lms server start`, `lms daemon up` | not possible | not possible |
 //! | `download` | `lms get`, else REST | not possible | `POST /models` |

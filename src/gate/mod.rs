@@ -142,7 +142,7 @@ impl<'a> Call<'a> {
     }
 
     /// The program that is asked first: the one that was configured or found, in this call or an
-    /// earlier one, else the one that is most common.
+    /// earlier one, else the default.
     fn expected_backend(&self) -> BackendKind {
         if let Some(known) = self.config.backend.or(self.found.get()) {
             return known;

@@ -178,7 +178,7 @@ pub const OPTIONS: &[Spec] = &[
         kind: Kind::Url,
         default: DefaultValue::Unset("opencode's provider, else LM Studio's last port, else http://127.0.0.1:1234/v1"),
         placeholder: "URL",
-        help: "Address of the LM Studio server",
+        help: "Address of the server",
     },
     Spec {
         key: "backend",
@@ -208,7 +208,7 @@ pub const OPTIONS: &[Spec] = &[
         kind: Kind::List,
         default: DefaultValue::List(&["lmstudio"]),
         placeholder: "PROVIDER,...",
-        help: "opencode provider ids that are LM Studio; `PROVIDER/KEY` then means KEY",
+        help: "opencode provider ids that are gated; `PROVIDER/KEY` then means KEY",
     },
     Spec {
         key: "onMismatch",
