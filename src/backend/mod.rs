@@ -42,7 +42,7 @@ use crate::sys::http::Server;
 use crate::sys::operation::Operation;
 use crate::sys::progress::Progress;
 use crate::sys::shutdown::{Shutdown, Stop};
-pub(crate) use identify::identify;
+pub(crate) use identify::{at_usual_port, identify};
 use llamacpp::LlamaCpp;
 use llamaswap::LlamaSwap;
 use lmstudio::LmStudio;

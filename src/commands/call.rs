@@ -177,6 +177,7 @@ impl<'a> Caller<'a> {
             server_name: endpoint.name,
             found: Cell::new(None),
             origin: &endpoint.origin,
+            is_configured: endpoint.is_configured,
             token_origin: &endpoint.token_origin,
             state_dir: endpoint.config.state_dir.clone().or_else(paths::state_dir),
             requests,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use crate::backend::{Backend, Context, Observation, identify, is_settled};
+use crate::backend::{Backend, Context, Observation, at_usual_port, identify, is_settled};
 use crate::pure::backend::BackendKind;
 use crate::pure::config::Config;
 use crate::pure::decision::Change;
@@ -58,6 +58,8 @@ pub(crate) struct Call<'a> {
     pub found: Cell<Option<BackendKind>>,
     /// Where the server's address came from, for messages.
     pub origin: &'a str,
+    /// Whether the user or opencode's configuration names the address.
+    pub is_configured: bool,
     /// Where the token came from or could be put, for messages.
     pub token_origin: &'a str,
     /// Where the state is kept; `None` if there is no home.
@@ -95,8 +97,11 @@ pub(crate) async fn ensure(call: &Call<'_>, first: Option<Snapshot>) -> Result<V
         first_look(gate).await?
     };
     let observation = gate.first_observation(reading).await?;
-    let outcomes = gate.outcomes(observation).await?;
+    let mut outcomes = gate.outcomes(observation).await?;
     gate.remember_verdicts(&outcomes);
+    if !call.is_configured {
+        gate.point_to_another_server(&mut outcomes).await;
+    }
     Ok(outcomes)
 }
 
@@ -216,6 +221,21 @@ impl<'a> Gate<'a> {
         };
         tracing::debug!("{} is {}", self.context.base(), found.name());
         (found != self.backend.kind()).then_some(found)
+    }
+
+    /// Where nobody named an address and nothing answers at the default one, another program may
+    /// serve models at its own. It is told, and not used in silence.
+    async fn point_to_another_server(&self, outcomes: &mut [Outcome]) {
+        let failures = outcomes.iter_mut().filter_map(|it| it.result.as_mut().err());
+        let mut failures = failures.filter(|it| it.category == Category::ServerUnreachable).peekable();
+        if failures.peek().is_none() {
+            return;
+        }
+        let Some((kind, base)) = at_usual_port(self.context).await else { return };
+        for failure in failures {
+            let other = format!("{} answers at {base}: --base-url {base} uses it", kind.name());
+            failure.hint = Some(failure.hint.take().map_or(other.clone(), |hint| format!("{hint}; {other}")));
+        }
     }
 
     /// So that the next call asks the right program at once.

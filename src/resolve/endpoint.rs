@@ -21,6 +21,9 @@ pub(crate) struct Endpoint<'a> {
     pub(crate) base: BaseUrl,
     /// Where the address came from, for messages.
     pub(crate) origin: String,
+    /// Whether the user or opencode's configuration names the address; else it is where LM Studio is
+    /// looked for.
+    pub(crate) is_configured: bool,
     /// The token, if there is one that may go there.
     pub(crate) token: Option<Token>,
     /// Where the token came from; without one: where one could be put.
@@ -31,6 +34,7 @@ pub(crate) struct Endpoint<'a> {
 pub(super) struct Address {
     base: BaseUrl,
     origin: String,
+    is_configured: bool,
     may_get_token: bool,
 }
 
@@ -44,18 +48,18 @@ pub(super) fn address(
     sources: &[ConfigSource],
     subject: Subject<'_>,
 ) -> Result<Address, ResolveError> {
-    let by_user = |base, origin| Address { base, origin, may_get_token: true };
+    let of_user = |base, origin, is_configured| Address { base, origin, is_configured, may_get_token: true };
     if let Some((base, origin)) = &config.base_url {
-        return Ok(by_user(base.clone(), origin.to_string()));
+        return Ok(of_user(base.clone(), origin.to_string(), true));
     }
     let found = configured_address(sources, subject, |name| std::env::var(name).ok());
     let found = found.map_err(|reason| ResolveError::Config { reason, hint: Some(ADDRESS_HINT) })?;
     if let Some(ConfiguredAddress { base, place, may_get_token }) = found {
-        return Ok(Address { base, origin: place, may_get_token });
+        return Ok(Address { base, origin: place, is_configured: true, may_get_token });
     }
     Ok(match lmstudio::last_port() {
-        Some((port, path)) => by_user(BaseUrl::loopback(port), path.display().to_string()),
-        None => by_user(BaseUrl::loopback(1234), "LM Studio's default".to_owned()),
+        Some((port, path)) => of_user(BaseUrl::loopback(port), path.display().to_string(), false),
+        None => of_user(BaseUrl::loopback(1234), "LM Studio's default".to_owned(), false),
     })
 }
 
@@ -81,14 +85,16 @@ impl Address {
             Some((token, origin)) => (Some(token), origin),
             None => (None, format!("the variable {}", config.api_token_env)),
         };
-        Ok(Endpoint { name, config, base: self.base, origin: self.origin, token, token_origin })
+        let Self { base, origin, is_configured, .. } = self;
+        Ok(Endpoint { name, config, base, origin, is_configured, token, token_origin })
     }
 }
 
 /// The server of an entry of the configuration file. Only the user writes that file, so the token
 /// may go wherever it says, and opencode has no say in it.
 pub(super) fn of_server(server: &NamedServer) -> Result<Endpoint<'_>, ResolveError> {
-    let address = Address { base: server.base.clone(), origin: server.origin.to_string(), may_get_token: true };
+    let (base, origin) = (server.base.clone(), server.origin.to_string());
+    let address = Address { base, origin, is_configured: true, may_get_token: true };
     let endpoint = address.with_token(&server.config, &[], None)?;
     Ok(Endpoint { name: Some(&server.name), ..endpoint })
 }

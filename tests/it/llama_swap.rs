@@ -25,8 +25,13 @@ impl LlamaSwap {
 
     /// The same, and these settings of the simulator.
     pub fn with(config: Value, settings: Value) -> Self {
+        Self::at(0, config, settings)
+    }
+
+    /// The same, at this port.
+    pub fn at(port: u16, config: Value, settings: Value) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut swap = Self { folder, program: None, port: 0, control_port: 0 };
+        let mut swap = Self { folder, program: None, port, control_port: 0 };
         swap.write_config(config);
         swap.configure(settings);
         swap.start();

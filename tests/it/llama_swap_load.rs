@@ -1,10 +1,13 @@
 //! On llama-swap a model is loaded by one request that stays, however many ask; what is ready costs
 //! one round without any effect.
 
+use std::net::TcpListener;
+
 use serde_json::{Value, json};
 
 use crate::llama_swap::LlamaSwap;
-use crate::support::until;
+use crate::needs;
+use crate::support::{Machine, run, until};
 
 const ROUND: [&str; 3] = ["GET /api/profiles", "GET /running", "GET /v1/models"];
 
@@ -27,6 +30,28 @@ fn a_model_that_is_ready_costs_one_round_without_any_effect() {
     assert_eq!((&model["action"], &model["source"]), (&json!("none"), &json!("running")));
     assert_eq!((&model["backend"], &model["instance"]["identifier"]), (&json!("llama-swap"), &json!("coder")));
     assert_eq!(swap.loads("coder"), 0);
+}
+
+#[test]
+fn one_that_nobody_named_is_told_and_not_used() {
+    let free = TcpListener::bind(("127.0.0.1", 8080)).ok();
+    if needs::have("port-8080", free).is_none() {
+        return;
+    }
+    let swap = LlamaSwap::at(8080, json!({ "models": { "coder": {} } }), json!({}));
+    let machine = Machine::bare();
+    let command = || {
+        let mut command = machine.command(&["ensure", "--json", "coder"]);
+        command.env_remove("LMSWARM_BASE_URL");
+        command
+    };
+    let model = run(&mut command()).expect(3).model();
+    let hint = model["hint"].as_str().unwrap();
+    assert!(hint.contains("llama-swap answers at http://127.0.0.1:8080/v1"), "{model}");
+    assert_eq!((&model["category"], swap.loads("coder")), (&json!("server-unreachable"), 0));
+    // An address that the user has given is meant, and nothing else.
+    let model = machine.ensure(&["coder"]).expect(3).model();
+    assert!(!model["hint"].to_string().contains("llama-swap"), "{model}");
 }
 
 #[test]
